@@ -1,0 +1,132 @@
+package raftmux
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/raftmux/raftmux/internal/peer"
+	"github.com/raftmux/raftmux/internal/queue"
+	"github.com/raftmux/raftmux/internal/report"
+)
+
+// UntakenError is what Client.Close returns when the Router did not take every
+// snapshot status and every unreachable report, even when asked once more.
+type UntakenError = report.UntakenError
+
+// Client is a store's sending half. It owns the connections to all other
+// stores, and is shared by all workers, each of which has a Sender. It is safe
+// for concurrent use.
+//
+// Its goroutines number about two per connection and one per snapshot under
+// way, never one per region or message.
+type Client struct {
+	options  ClientOptions
+	stores   *peer.Set
+	reporter *report.Reporter
+	metrics  *clientMetrics
+}
+
+// NewClient returns a Client, or an *OptionError that names a field. It
+// connects to nobody yet: a store's connections come with its first message.
+func NewClient(options ClientOptions) (*Client, error) {
+	options = options.withDefaults()
+	if err := options.validate(); err != nil {
+		return nil, err
+	}
+	metrics := newClientMetrics()
+	c := &Client{
+		options:  options,
+		reporter: report.New(options.Router),
+		metrics:  metrics,
+	}
+	c.stores = peer.NewSet(c.peerOptions())
+	if options.Registerer != nil {
+		if err := metrics.register(options.Registerer, c.Stores); err != nil {
+			return nil, errors.Join(&OptionError{Field: "Registerer", Problem: err.Error()}, c.reporter.Close())
+		}
+	}
+	return c, nil
+}
+
+func (c *Client) peerOptions() *peer.Options {
+	o := c.options
+	return &peer.Options{
+		StoreID:        o.StoreID,
+		Incarnation:    uint64(time.Now().UnixNano()),
+		Resolver:       o.Resolver,
+		IsTombstone:    func(err error) bool { return errors.Is(err, ErrTombstone) },
+		IsNotFound:     func(err error) bool { return errors.Is(err, ErrStoreNotFound) },
+		BeforeResolve:  o.Hooks.BeforeResolve,
+		SnapshotSender: o.SnapshotSender,
+		MaxSnapshots:   o.MaxSnapshots,
+		Reporter:       c.reporter,
+		Metrics:        c.metrics,
+		Logger:         o.Logger,
+		Connections:    o.ConnectionsPerStore,
+		QueueMessages:  o.QueueMessages / o.ConnectionsPerStore,
+		QueueBytes:     max(o.QueueBytes/o.ConnectionsPerStore, o.MaxMessageSize),
+		Pool:           new(queue.Pool),
+		Limits: queue.Limits{
+			Messages: o.MaxBatchMessages,
+			Bytes:    o.MaxBatchBytes,
+			Age:      o.MaxMessageAge,
+		},
+		BackoffStep:      o.BackoffStep,
+		ConnectTimeout:   o.ConnectTimeout,
+		KeepaliveTime:    o.KeepaliveTime,
+		KeepaliveTimeout: o.KeepaliveTimeout,
+		WindowSize:       o.WindowSize,
+		Credentials:      o.Credentials,
+		Dialer:           o.Dialer,
+		DialOptions:      o.DialOptions,
+	}
+}
+
+// NewSender returns a worker's own handle. Close it when the worker ends.
+func (c *Client) NewSender() *Sender {
+	return &Sender{client: c, routes: make(map[uint64]*route), refused: make(map[refusal]int)}
+}
+
+// NewSharedSender returns a handle for callers that have no worker of their own.
+func (c *Client) NewSharedSender() *SharedSender {
+	return &SharedSender{sender: c.NewSender()}
+}
+
+// MaxMessageSize returns the encoded size above which a message is refused, for
+// hosts that refuse it at propose time already.
+func (c *Client) MaxMessageSize() int { return c.options.MaxMessageSize }
+
+// RemoveStore forgets a store: its connections go away, what they hold is
+// dropped and reported. A later message to it begins anew, with a look-up. It
+// does not wait for the connections to end; Close does.
+func (c *Client) RemoveStore(storeID uint64) { c.stores.Remove(storeID) }
+
+// ReviveStore says that the id of a tombstone lives again: the next message to
+// it is accepted, and begins with a look-up. Other stores are left as they are.
+func (c *Client) ReviveStore(storeID uint64) { c.stores.Revive(storeID) }
+
+// SetAllowlist pauses every store that is not listed: Send refuses messages to
+// it with ErrPaused. What is queued already still leaves. Nil lifts the list.
+func (c *Client) SetAllowlist(storeIDs []uint64) { c.stores.SetAllowlist(storeIDs) }
+
+// Close ends the Client. Messages that were flushed are sent until ctx ends;
+// what was not flushed, and what remains, is dropped and reported. Snapshots
+// under way may finish until ctx ends, and are then cancelled. A ctx without a
+// deadline is given 10 seconds.
+//
+// It waits for every goroutine; no callback runs after it has returned. It may
+// be called again and from several goroutines, but not from a callback: every
+// call waits and returns the same, nil or an *UntakenError with what the Router
+// never took.
+func (c *Client) Close(ctx context.Context) error {
+	if _, ok := ctx.Deadline(); !ok {
+		limited, cancel := context.WithTimeout(ctx, DefaultCloseTimeout)
+		defer cancel()
+		ctx = limited
+	}
+	c.stores.Close(ctx)
+	err := c.reporter.Close()
+	c.metrics.unregister(c.options.Registerer)
+	return err
+}

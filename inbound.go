@@ -1,0 +1,284 @@
+package raftmux
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"sync"
+
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/raftmux/raftmux/internal/wire"
+)
+
+// senderKey names one connection of one store, over all its lives.
+type senderKey struct {
+	storeID uint64
+	lane    string
+	index   int
+}
+
+// inbound is one received stream.
+type inbound struct {
+	server   *Server
+	stream   grpc.ServerStream
+	bare     bool
+	receiver Receiver
+
+	known bool // key and id are set: the sender is a raftmux store
+	key   senderKey
+	id    wire.StreamID
+
+	done       chan struct{} // closed when nothing more is handed over
+	result     error         // the stream's answer; readable once done is closed
+	superseded chan struct{} // closed by the newer stream, once
+
+	delivering sync.Mutex // held while a batch is handed over
+	over       bool       // guarded by delivering
+}
+
+// admit takes a stream in and starts to read it. A stream of a raftmux store
+// ends the older one of the same connection first, and waits until that hands
+// nothing over any more.
+func (s *Server) admit(stream grpc.ServerStream, bare bool) (*inbound, error) {
+	in := &inbound{
+		server:     s,
+		stream:     stream,
+		bare:       bare,
+		receiver:   s.options.NewReceiver(),
+		done:       make(chan struct{}),
+		superseded: make(chan struct{}),
+	}
+	if err := in.identify(); err != nil {
+		return nil, err
+	}
+	older, err := s.enter(in)
+	if err != nil {
+		return nil, err
+	}
+	if older != nil {
+		close(older.superseded)
+		older.stop()
+	}
+	// Headers at once: by them a raftmux store knows that the peer is up.
+	err = stream.SendHeader(metadata.Pairs(
+		wire.VersionKey, wire.Version,
+		wire.CapabilitiesKey, "",
+		wire.StoreKey, strconv.FormatUint(s.options.StoreID, 10),
+	))
+	go in.read(err)
+	return in, nil
+}
+
+// identify reads who sends. Other peers than raftmux stores needn't say so.
+func (in *inbound) identify() error {
+	md, _ := metadata.FromIncomingContext(in.stream.Context())
+	text := md.Get(wire.StreamKey)
+	if len(text) == 0 {
+		return nil
+	}
+	id, err := wire.ParseStreamID(text[0])
+	if err != nil {
+		return status.Errorf(codes.InvalidArgument, "raftmux: metadata %s: %v", wire.StreamKey, err)
+	}
+	source := md.Get(wire.SourceStoreKey)
+	if len(source) == 0 {
+		return status.Errorf(codes.InvalidArgument, "raftmux: metadata %s is missing", wire.SourceStoreKey)
+	}
+	storeID, err := strconv.ParseUint(source[0], 10, 64)
+	if err != nil {
+		return status.Errorf(codes.InvalidArgument, "raftmux: metadata %s: %v", wire.SourceStoreKey, err)
+	}
+	in.known, in.id = true, id
+	in.key = senderKey{storeID: storeID, lane: id.Lane, index: id.Index}
+	return nil
+}
+
+// enter lists a stream and returns the one that it takes over from. A stream
+// that is itself older than a living one is refused: the network may deliver
+// them out of order.
+func (s *Server) enter(in *inbound) (older *inbound, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, status.Error(codes.Unavailable, "raftmux: the store is shutting down")
+	}
+	if in.known {
+		older = s.living[in.key]
+		if older != nil && older.id.Incarnation == in.id.Incarnation && older.id.Generation >= in.id.Generation {
+			return nil, status.Errorf(codes.Aborted, "raftmux: generation %d comes after generation %d",
+				in.id.Generation, older.id.Generation)
+		}
+		s.living[in.key] = in
+	}
+	s.streams++
+	s.running.Add(1) // for read
+	return older, nil
+}
+
+// dismiss takes a stream off the list.
+func (s *Server) dismiss(in *inbound) {
+	in.stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.streams--
+	if in.known && s.living[in.key] == in {
+		delete(s.living, in.key)
+	}
+}
+
+// stop makes sure that nothing more is handed over once it has returned.
+func (in *inbound) stop() {
+	in.delivering.Lock()
+	defer in.delivering.Unlock()
+	in.over = true
+}
+
+// read hands batch after batch over until the stream ends, unless it could not
+// even begin. Once gRPC's handler has returned, RecvMsg fails.
+func (in *inbound) read(begun error) {
+	defer in.server.running.Done()
+	defer close(in.done)
+	if begun != nil {
+		in.result = begun
+		return
+	}
+	var incoming wire.Incoming
+	defer incoming.Release()
+	for {
+		if err := in.stream.RecvMsg(&incoming); err != nil {
+			in.result = in.ended(err)
+			return
+		}
+		err := in.take(incoming.Bytes())
+		incoming.Release()
+		if err != nil {
+			in.result = err
+			return
+		}
+	}
+}
+
+// ended turns the end of RecvMsg into the stream's answer.
+func (in *inbound) ended(err error) error {
+	switch {
+	case errors.Is(err, io.EOF):
+		return in.stream.SendMsg(new(raft_serverpb.Done))
+	case wire.IsForeignCodecError(err):
+		in.server.options.Logger.Error("this grpc.Server was built without raftmux.GRPCServerOptions")
+		return status.Error(codes.FailedPrecondition,
+			"raftmux: this grpc.Server was built without raftmux.GRPCServerOptions(); pass them to grpc.NewServer")
+	}
+	return err
+}
+
+// take decodes one batch and hands it over, all of it or, if one message is for
+// another store, nothing.
+func (in *inbound) take(data []byte) error {
+	in.delivering.Lock()
+	defer in.delivering.Unlock()
+	if in.over {
+		return status.Error(codes.Aborted, "raftmux: the stream is over")
+	}
+	decoded, err := in.decode(data)
+	if err != nil {
+		in.receiver.Discard()
+		return err
+	}
+	refused := in.receiver.Deliver()
+	m := in.server.metrics
+	m.batches.add(1)
+	m.bytes.add(len(data))
+	m.delivered.add(decoded - refused)
+	m.refused.add(refused)
+	return nil
+}
+
+func (in *inbound) decode(data []byte) (decoded int, err error) {
+	if in.bare {
+		return in.decodeOne(data)
+	}
+	frames := wire.ReadFrames(data)
+	for body, ok := frames.Next(); ok; body, ok = frames.Next() {
+		n, err := in.decodeOne(body)
+		if err != nil {
+			return 0, err
+		}
+		decoded += n
+	}
+	if err := frames.Err(); err != nil {
+		return 0, status.Errorf(codes.InvalidArgument, "raftmux: %v", err)
+	}
+	return decoded, nil
+}
+
+// decodeOne decodes a message. One that is malformed costs only itself.
+func (in *inbound) decodeOne(body []byte) (decoded int, err error) {
+	s := in.server
+	envelope, err := in.receiver.Decode(body)
+	if err != nil {
+		s.metrics.malformed.add(1)
+		s.options.Logger.Debug("malformed message dropped", "source_store_id", in.key.storeID, "err", err)
+		return 0, nil
+	}
+	if envelope.ToStoreID != s.options.StoreID {
+		s.metrics.wrongStore.add(1)
+		s.options.Logger.Warn("message for another store ends the stream",
+			"store_id", s.options.StoreID, "to_store_id", envelope.ToStoreID,
+			"region_id", envelope.RegionID, "source_store_id", in.key.storeID)
+		return 0, wire.WrongStore(envelope.ToStoreID, s.options.StoreID).Err()
+	}
+	return 1, nil
+}
+
+// kvReceiver is the Receiver of hosts that speak kvproto.
+type kvReceiver struct {
+	handler Handler
+	decoder *wire.Decoder
+	held    []*raft_serverpb.RaftMessage
+}
+
+func newKVReceiver(handler Handler, lend bool) *kvReceiver {
+	return &kvReceiver{handler: handler, decoder: wire.NewDecoder(wire.DecoderOptions{Lent: lend})}
+}
+
+// Decode implements Receiver. What can't be a message between stores is
+// refused: without a to_peer, or of a type that must stay local.
+func (r *kvReceiver) Decode(body []byte) (Envelope, error) {
+	message, err := r.decoder.Decode(body)
+	if err != nil {
+		return Envelope{}, err
+	}
+	envelope := envelopeOf(message)
+	switch {
+	case envelope.ToPeerID == 0 || envelope.ToStoreID == 0:
+		return Envelope{}, fmt.Errorf("raftmux: message of region %d has no to_peer", envelope.RegionID)
+	case envelope.HasMessage && isLocal(envelope.Type):
+		return Envelope{}, fmt.Errorf("raftmux: message of region %d: %v must stay local", envelope.RegionID, envelope.Type)
+	}
+	r.held = append(r.held, message)
+	return envelope, nil
+}
+
+// Deliver implements Receiver.
+func (r *kvReceiver) Deliver() (refused int) {
+	for _, message := range r.held {
+		if r.handler.Step(message) != nil {
+			refused++
+		}
+	}
+	r.Discard()
+	return refused
+}
+
+// Discard implements Receiver.
+func (r *kvReceiver) Discard() {
+	clear(r.held)
+	r.held = r.held[:0]
+	r.decoder.Reset()
+}

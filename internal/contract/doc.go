@@ -1,0 +1,3 @@
+// Package contract holds nothing but a test: that docs/CONTRACT.md, which says
+// what raftmux promises and which tests hold it to that, says so truly.
+package contract

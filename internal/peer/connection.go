@@ -1,0 +1,272 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/raftmux/raftmux/internal/queue"
+)
+
+// LaneData is the lane of every connection today. Heartbeats and votes will
+// have one of their own.
+const LaneData = "data"
+
+// Connection is a queue and the one goroutine that empties it: one ClientConn
+// with one stream at a time.
+type Connection struct {
+	store  *Store
+	index  int
+	queue  *queue.Queue
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	open       atomic.Bool   // a stream is open, or was when the connection ended
+	generation atomic.Uint64 // how many streams were opened
+
+	// What follows belongs to the goroutine.
+	used  uint64    // number of the last look-up
+	since time.Time // look-ups begun before this are too old
+	retry retry
+}
+
+func newConnection(store *Store, index int) *Connection {
+	o := store.options
+	ctx, cancel := context.WithCancel(store.ctx)
+	return &Connection{
+		store:  store,
+		index:  index,
+		ctx:    ctx,
+		cancel: cancel,
+		queue: queue.New(queue.Options{
+			Messages: o.QueueMessages,
+			Bytes:    o.QueueBytes,
+			Pool:     o.Pool,
+			Dropped:  store.dropped,
+		}),
+		since: time.Now().Add(-o.BackoffStep),
+		retry: retry{step: o.BackoffStep},
+	}
+}
+
+// NewStage attaches a worker.
+func (c *Connection) NewStage() *queue.Stage { return c.queue.NewStage() }
+
+// failure says at which point of its life a connection failed.
+type failure struct {
+	at  point
+	err error
+}
+
+type point uint8
+
+const (
+	atResolve point = iota + 1
+	atConnect
+	atFallback // the peer has neither BatchRaft nor Raft
+	atStream   // the stream broke
+)
+
+// run is the life of a connection:
+//
+//  1. resolve the address
+//  2. connect
+//  3. open BatchRaft, and Raft if the peer doesn't know it
+//  4. carry messages until the stream ends
+//
+// Every failure leads back to 1, after a wait. It ends when the store does, or
+// when the Client closes and what was flushed is sent.
+func (c *Connection) run() {
+	defer c.cancel()
+	for c.retry.wait(c.ctx, c.store.set.closing) {
+		begun := time.Now()
+		failed := c.attempt()
+		if failed == nil { // closing, and all is sent
+			break
+		}
+		if c.ctx.Err() != nil {
+			break
+		}
+		first := c.retry.failed(time.Since(begun))
+		c.since = time.Now().Add(-c.store.options.BackoffStep / 4)
+		c.settle(failed, first)
+	}
+	c.queue.Disconnect(c.store.reason())
+}
+
+// attempt makes one round of the life. It returns nil when there is nothing
+// left to live for.
+func (c *Connection) attempt() *failure {
+	l, err := c.store.resolve(c.ctx, c.used, c.since)
+	if l != nil {
+		c.used = l.number
+	}
+	if err != nil {
+		return &failure{atResolve, err}
+	}
+	link, err := c.store.options.connect(c.ctx, l.address)
+	if err != nil {
+		return &failure{atConnect, fmt.Errorf("raftmux: connect to store %d at %s: %w", c.store.id, l.address, err)}
+	}
+	// Once it was established a ClientConn is never used again: its own
+	// reconnecting would compete with ours.
+	defer link.close()
+	return c.serve(link.client, l.address)
+}
+
+// serve opens the kinds of streams in turn until the peer knows one, and
+// carries messages.
+func (c *Connection) serve(client *grpc.ClientConn, address string) *failure {
+	var err error
+	for _, kind := range kinds {
+		err = c.live(client, kind)
+		if err == nil {
+			return nil
+		}
+		if !isUnimplemented(err) {
+			if isWrongStore(err) {
+				c.store.markStale(address)
+			}
+			return &failure{atStream, fmt.Errorf("raftmux: stream to store %d at %s: %w", c.store.id, address, err)}
+		}
+	}
+	return &failure{atFallback, fmt.Errorf("raftmux: store %d at %s: %w", c.store.id, address, err)}
+}
+
+// live is one generation: a stream from open to end. It returns nil only when
+// the peer has confirmed everything and the Client is closing.
+func (c *Connection) live(client *grpc.ClientConn, kind kind) error {
+	g, err := c.openGeneration(client, kind)
+	if err != nil {
+		return err
+	}
+	defer c.open.Store(false)
+	err = c.pump(g)
+	g.cancel()
+	<-g.ended
+	g.upTimer.Stop()
+	if errors.Is(err, errFinished) {
+		c.store.generationEnded(g, false)
+		return nil
+	}
+	c.store.generationEnded(g, g.carried)
+	return err
+}
+
+// pump hands batches to the stream until it ends, and says why it did. There is
+// no timer: while one batch is on its way the next fills up.
+func (c *Connection) pump(g *generation) error {
+	limits := c.store.options.Limits
+	limits.Bare = g.kind.bare
+	closing := c.store.set.closing
+	finishing := false
+	for {
+		batch, ok := c.queue.Take(limits)
+		if ok {
+			g.carried = true
+			if err := g.send(batch); err != nil {
+				return err
+			}
+			if g.hasEnded() { // seen here too, lest a busy queue hides it
+				return g.err()
+			}
+			continue
+		}
+		if finishing && closing != nil {
+			closing = nil
+			g.closeSend()
+		}
+		select {
+		case <-g.ended:
+			if closing == nil && g.result == nil {
+				return errFinished
+			}
+			return g.err()
+		case <-c.queue.Wake():
+		case <-closing:
+			finishing = true
+		}
+	}
+}
+
+// settle does to the queue what a failure asks for.
+func (c *Connection) settle(failed *failure, first bool) {
+	s := c.store
+	switch failed.at {
+	case atResolve:
+		if s.options.IsTombstone(failed.err) {
+			s.bury()
+			return
+		}
+		c.queue.Clear(queue.ReasonResolve)
+	case atConnect:
+		s.warn("connect failed", failed.err, s.address())
+		s.unreached()
+		c.queue.Clear(queue.ReasonConnect)
+	case atFallback:
+		s.warn("peer has neither BatchRaft nor Raft", failed.err, s.address())
+		s.unreached()
+		c.queue.Clear(queue.ReasonUnimplemented)
+	case atStream:
+		s.warn("connection aborted", failed.err, s.address())
+		s.options.Metrics.Failed("broken_stream", s.id, 1)
+		if first {
+			c.queue.DropVolatile() // the rest waits for the next stream
+			return
+		}
+		c.queue.Clear(queue.ReasonUnreachable)
+	}
+}
+
+// maxBackoff is the factor that the wait between attempts grows to.
+const maxBackoff = 5
+
+// retry spaces attempts: step x min(failures, 5), give or take a fifth, lest
+// many connections come back as one.
+type retry struct {
+	step     time.Duration
+	failures int
+	pause    time.Duration
+}
+
+// failed notes a failed attempt and its length, and says whether it was the
+// first one in a row. An attempt that lived for longer than the wait that it
+// would cost is forgiven.
+func (r *retry) failed(lived time.Duration) (first bool) {
+	wait := r.step * time.Duration(min(r.failures+1, maxBackoff))
+	if lived > wait {
+		r.failures, r.pause = 0, 0
+		return true
+	}
+	r.failures++
+	r.pause = wait - wait/5 + time.Duration(rand.Int64N(int64(2*wait/5)+1))
+	return r.failures == 1
+}
+
+// wait returns true when the next attempt may begin, false when there is to be
+// none.
+func (r *retry) wait(ctx context.Context, closing <-chan struct{}) bool {
+	if r.pause > 0 {
+		timer := time.NewTimer(r.pause)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		case <-closing:
+		}
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-closing:
+		// The first attempt may still send what was flushed before the close.
+		return r.failures == 0 && r.pause == 0
+	default:
+		return true
+	}
+}

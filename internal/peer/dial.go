@@ -1,0 +1,123 @@
+package peer
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/raftmux/raftmux/internal/wire"
+)
+
+// link is one TCP connection to a store and the ClientConn that uses it.
+type link struct {
+	client *grpc.ClientConn
+
+	mu     sync.Mutex
+	conns  []net.Conn // as gRPC dialled them; one, as a rule
+	closed bool
+}
+
+// connect makes one TCP connection and waits until it is ready, for
+// ConnectTimeout at most. gRPC gets one try: trying again is up to us.
+func (o *Options) connect(ctx context.Context, address string) (*link, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, o.ConnectTimeout,
+		fmt.Errorf("no connection within %v", o.ConnectTimeout))
+	defer cancel()
+	l := new(link)
+	options := append(o.dialOptions(), grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+		return l.dial(ctx, o.Dialer, address)
+	}))
+	client, err := grpc.NewClient("passthrough:///"+address, options...)
+	if err != nil {
+		return nil, err
+	}
+	l.client = client
+	if err := awaitReady(ctx, client); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// dial returns the connection as it is: gRPC sets TCP_USER_TIMEOUT only on a
+// plain *net.TCPConn.
+func (l *link) dial(ctx context.Context, dialer Dialer, address string) (net.Conn, error) {
+	conn, err := dialer(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		_ = conn.Close()
+		return nil, net.ErrClosed
+	}
+	l.conns = append(l.conns, conn)
+	return conn, nil
+}
+
+// close ends the connection at once. The socket goes first: while a peer reads
+// nothing, gRPC's own closing waits for seconds to say good-bye.
+func (l *link) close() {
+	l.mu.Lock()
+	l.closed = true
+	conns := l.conns
+	l.mu.Unlock()
+	for _, conn := range conns {
+		_ = conn.Close()
+	}
+	_ = l.client.Close()
+}
+
+func awaitReady(ctx context.Context, client *grpc.ClientConn) error {
+	client.Connect()
+	for {
+		state := client.GetState()
+		switch state {
+		case connectivity.Ready:
+			return nil
+		case connectivity.TransientFailure, connectivity.Shutdown:
+			// The state doesn't say why; a stream that doesn't wait does.
+			if _, err := client.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, wire.RaftMethod); err != nil {
+				return err
+			}
+			return fmt.Errorf("connection is %v", state)
+		}
+		if !client.WaitForStateChange(ctx, state) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (o *Options) dialOptions() []grpc.DialOption {
+	transport := o.Credentials
+	if transport == nil {
+		transport = insecure.NewCredentials()
+	}
+	options := []grpc.DialOption{
+		grpc.WithTransportCredentials(transport),
+		grpc.WithNoProxy(),
+		grpc.WithDisableRetry(),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithIdleTimeout(0),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: o.BackoffStep, Multiplier: 1, MaxDelay: o.BackoffStep},
+			MinConnectTimeout: o.ConnectTimeout,
+		}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{
+			Time:    o.KeepaliveTime,
+			Timeout: o.KeepaliveTimeout,
+		}),
+		// Both windows, or the connection's stays at 64 KiB.
+		grpc.WithInitialWindowSize(int32(o.WindowSize)),
+		grpc.WithInitialConnWindowSize(int32(o.WindowSize)),
+	}
+	return append(options, o.DialOptions...)
+}

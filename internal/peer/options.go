@@ -1,0 +1,79 @@
+// Package peer is what a Client knows of the other stores: for each of them its
+// address, whether it is a tombstone, up or down, and its connections.
+//
+// The life of one connection reads top to bottom in connection.go; what is a
+// fact about the store, and not about one of its connections, is in store.go,
+// resolve.go and reachability.go; Set holds the stores.
+package peer
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/raftmux/raftmux/internal/queue"
+	"github.com/raftmux/raftmux/internal/report"
+)
+
+// ErrDisconnected means that a store takes no messages: it is a tombstone, or
+// was removed, or the Set is closed.
+var ErrDisconnected = errors.New("peer: disconnected")
+
+// Resolver finds addresses. Its errors are told apart by Options.IsTombstone
+// and Options.IsNotFound.
+type Resolver interface {
+	Resolve(ctx context.Context, storeID uint64, stale string) (string, error)
+}
+
+// SnapshotSender carries snapshots.
+type SnapshotSender interface {
+	SendSnapshot(ctx context.Context, address string, message *raft_serverpb.RaftMessage) error
+}
+
+// Dialer makes TCP connections.
+type Dialer func(ctx context.Context, address string) (net.Conn, error)
+
+// Metrics counts what the ledgers don't.
+type Metrics interface {
+	// Failed counts n messages, or events, that failed for a reason.
+	Failed(reason string, storeID uint64, n int)
+	// Resolved counts a look-up: success, failed, not_found or tombstone.
+	Resolved(outcome string)
+}
+
+// Options configures a Set and all its stores. All fields are mandatory, but
+// for SnapshotSender, BeforeResolve, Credentials and DialOptions.
+type Options struct {
+	StoreID        uint64 // the own store
+	Incarnation    uint64 // this life of the own store
+	Resolver       Resolver
+	IsTombstone    func(error) bool
+	IsNotFound     func(error) bool
+	BeforeResolve  func(storeID uint64) error
+	SnapshotSender SnapshotSender
+	MaxSnapshots   int
+	Reporter       *report.Reporter
+	Metrics        Metrics
+	Logger         *slog.Logger
+
+	Connections   int
+	QueueMessages int // per connection
+	QueueBytes    int // per connection
+	Pool          *queue.Pool
+	Limits        queue.Limits
+
+	BackoffStep      time.Duration
+	ConnectTimeout   time.Duration
+	KeepaliveTime    time.Duration
+	KeepaliveTimeout time.Duration
+	WindowSize       int
+	Credentials      credentials.TransportCredentials
+	Dialer           Dialer
+	DialOptions      []grpc.DialOption
+}

@@ -1,0 +1,102 @@
+package peer
+
+import "time"
+
+// reachability is whether a store can be reached, and what the host was told of
+// it. Guarded by Store.mu.
+type reachability struct {
+	up       int // generations that are up
+	told     told
+	lastDown time.Time   // when StoreUnreachable was told last
+	deferred *time.Timer // a down edge that waits for the end of the backoff step
+}
+
+type told uint8
+
+const (
+	toldNothing told = iota
+	toldUp
+	toldDown
+)
+
+// cameUp notes that a generation is up, once.
+func (s *Store) cameUp(g *generation) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g.up || g.over {
+		return
+	}
+	g.up = true
+	s.reach.up++
+	s.lookups.stale = ""
+	if s.reach.told != toldUp {
+		s.reach.told = toldUp
+		s.options.Reporter.StoreUp(s.id)
+	}
+}
+
+// generationEnded notes the end of a generation. If it carried messages an
+// unknown part of them is lost, which is a down edge.
+func (s *Store) generationEnded(g *generation, lost bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g.over = true
+	if g.up {
+		s.reach.up--
+	}
+	if lost {
+		s.downEdge()
+	}
+}
+
+// unreached notes a failure to reach the store. It is a down edge if the host
+// knows nothing else: the store was never up, or it was and nothing is now.
+func (s *Store) unreached() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reach.up == 0 && s.reach.told != toldDown {
+		s.downEdge()
+	}
+}
+
+// downEdge tells the host, at most once per backoff step. A further edge within
+// the step is covered by what the host was told, unless the store came back in
+// between: then the host believes that it is up, and hears of this edge when
+// the step is over. The caller holds s.mu.
+func (s *Store) downEdge() {
+	wait := s.options.BackoffStep - time.Since(s.reach.lastDown)
+	if s.reach.lastDown.IsZero() || wait <= 0 {
+		s.tellDown()
+		return
+	}
+	if s.reach.told == toldDown || s.reach.deferred != nil {
+		return
+	}
+	s.reach.deferred = time.AfterFunc(wait, s.flushEdge)
+}
+
+// flushEdge tells a deferred edge now.
+func (s *Store) flushEdge() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reach.deferred == nil {
+		return
+	}
+	s.reach.deferred.Stop()
+	s.tellDown()
+	if s.reach.up > 0 {
+		s.reach.told = toldUp
+		s.options.Reporter.StoreUp(s.id)
+	}
+}
+
+// tellDown tells the host that the store is unreachable. The caller holds s.mu.
+func (s *Store) tellDown() {
+	if s.reach.deferred != nil {
+		s.reach.deferred.Stop()
+		s.reach.deferred = nil
+	}
+	s.reach.told = toldDown
+	s.reach.lastDown = time.Now()
+	s.options.Reporter.StoreUnreachable(s.id)
+}

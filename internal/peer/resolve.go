@@ -1,0 +1,148 @@
+package peer
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// lookups is what a store knows of its address. Guarded by Store.mu.
+type lookups struct {
+	latest *lookup
+	count  uint64
+	stale  string // where another store answered, "" if none did
+}
+
+// lookup is one question to the Resolver, shared by all connections of a store.
+// The result is written before done is closed.
+type lookup struct {
+	number  uint64
+	started time.Time
+	done    chan struct{}
+	address string
+	err     error
+}
+
+func (l *lookup) finished() bool {
+	select {
+	case <-l.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// resolve returns the store's address, newer than what the caller knows: from a
+// look-up other than number used, begun after since. Connections that fail
+// together so share one look-up, and there is never more than one at a time.
+func (s *Store) resolve(ctx context.Context, used uint64, since time.Time) (*lookup, error) {
+	for {
+		l := s.lookup(used, since)
+		if l == nil {
+			return nil, ErrDisconnected
+		}
+		select {
+		case <-l.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if l.number > used && !l.started.Before(since) {
+			return l, l.err
+		}
+	}
+}
+
+// lookup returns the look-up to wait for, and begins one if need be.
+func (s *Store) lookup(used uint64, since time.Time) *lookup {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.lookups.latest; l != nil {
+		if !l.finished() || (l.number > used && !l.started.Before(since)) {
+			return l
+		}
+	}
+	s.lookups.count++
+	l := &lookup{number: s.lookups.count, started: time.Now(), done: make(chan struct{})}
+	stale := s.lookups.stale
+	// The caller is a goroutine that Close waits for, so one more may be added.
+	s.set.running.Go(func() {
+		defer close(l.done)
+		l.address, l.err = s.ask(stale)
+	})
+	s.lookups.latest = l
+	return l
+}
+
+func (s *Store) ask(stale string) (string, error) {
+	o := s.options
+	address, err := "", error(nil)
+	if o.BeforeResolve != nil {
+		err = o.BeforeResolve(s.id)
+	}
+	if err == nil {
+		address, err = o.Resolver.Resolve(s.ctx, s.id, stale)
+	}
+	if err == nil && address == "" {
+		err = fmt.Errorf("the resolver returned an empty address")
+	}
+	switch {
+	case err == nil:
+		o.Metrics.Resolved("success")
+		return address, nil
+	case o.IsTombstone(err):
+		o.Metrics.Resolved("tombstone")
+		s.options.Logger.Info("store is a tombstone", "store_id", s.id)
+	case o.IsNotFound(err):
+		o.Metrics.Resolved("not_found")
+		s.warn("store is not found", err, "")
+	default:
+		o.Metrics.Resolved("failed")
+		s.warn("resolve store address failed", err, "")
+	}
+	return "", fmt.Errorf("raftmux: resolve store %d: %w", s.id, err)
+}
+
+// markStale notes that another store answered at an address.
+func (s *Store) markStale(address string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lookups.stale = address
+}
+
+// address returns the last address found, "" if there is none.
+func (s *Store) address() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.lookups.latest; l != nil && l.finished() {
+		return l.address
+	}
+	return ""
+}
+
+// quietTime is how long a store's repeated warnings stay out of the log.
+const quietTime = time.Minute
+
+// quiet keeps a store that stays away from flooding the log. Guarded by Store.mu.
+type quiet struct {
+	last       map[string]time.Time // by message
+	suppressed map[string]int
+}
+
+// warn logs a warning about the store, each message at most once a minute.
+func (s *Store) warn(message string, err error, address string) {
+	s.mu.Lock()
+	q := &s.quiet
+	if q.last == nil {
+		q.last, q.suppressed = make(map[string]time.Time), make(map[string]int)
+	}
+	last, seen := q.last[message]
+	if seen && time.Since(last) < quietTime {
+		q.suppressed[message]++
+		s.mu.Unlock()
+		return
+	}
+	suppressed := q.suppressed[message]
+	q.last[message], q.suppressed[message] = time.Now(), 0
+	s.mu.Unlock()
+	s.options.Logger.Warn(message, "store_id", s.id, "addr", address, "err", err, "suppressed", suppressed)
+}

@@ -1,0 +1,156 @@
+package peer
+
+import (
+	"context"
+	"sync"
+
+	"github.com/raftmux/raftmux/internal/queue"
+)
+
+// Set holds the stores of a Client. It is safe for concurrent use; its lock is
+// taken when a Sender meets a store for the first time, never per message.
+type Set struct {
+	options *Options
+	ctx     context.Context // ends everything at once
+	cancel  context.CancelFunc
+	closing chan struct{} // asks connections to finish
+	running sync.WaitGroup
+	slots   chan struct{} // one per snapshot under way
+
+	mu        sync.Mutex
+	stores    map[uint64]*Store
+	allowlist map[uint64]struct{} // nil allows every store
+	closed    bool
+}
+
+// NewSet returns an empty set. The options must not change afterwards.
+func NewSet(options *Options) *Set {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Set{
+		options: options,
+		ctx:     ctx,
+		cancel:  cancel,
+		closing: make(chan struct{}),
+		slots:   make(chan struct{}, options.MaxSnapshots),
+		stores:  make(map[uint64]*Store),
+	}
+}
+
+// Store returns the store with this id, and makes it if there is none. It fails
+// with ErrDisconnected after Close. A tombstone is returned like any other.
+func (s *Set) Store(id uint64) (*Store, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, ErrDisconnected
+	}
+	store, ok := s.stores[id]
+	if !ok {
+		store = newStore(s, id)
+		store.paused.Store(!s.allows(id))
+		s.stores[id] = store
+	}
+	return store, nil
+}
+
+// Stores returns all stores in no order.
+func (s *Set) Stores() []*Store {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stores := make([]*Store, 0, len(s.stores))
+	for _, store := range s.stores {
+		stores = append(stores, store)
+	}
+	return stores
+}
+
+// Lookup returns the store with this id, or nil.
+func (s *Set) Lookup(id uint64) *Store {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stores[id]
+}
+
+// Remove forgets a store, a tombstone too. What it held is reported. A later
+// message begins anew.
+func (s *Set) Remove(id uint64) {
+	s.mu.Lock()
+	store := s.stores[id]
+	delete(s.stores, id)
+	s.mu.Unlock()
+	if store != nil {
+		store.end(queue.ReasonRemoved)
+	}
+}
+
+// Revive forgets a store if it is a tombstone.
+func (s *Set) Revive(id uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if store := s.stores[id]; store != nil && store.Tombstone() {
+		delete(s.stores, id)
+	}
+}
+
+// SetAllowlist pauses every store that is not listed; nil pauses none.
+func (s *Set) SetAllowlist(ids []uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.allowlist = nil
+	if ids != nil {
+		s.allowlist = make(map[uint64]struct{}, len(ids))
+		for _, id := range ids {
+			s.allowlist[id] = struct{}{}
+		}
+	}
+	for id, store := range s.stores {
+		store.paused.Store(!s.allows(id))
+	}
+}
+
+// allows says whether the allowlist has a store. The caller holds s.mu.
+func (s *Set) allows(id uint64) bool {
+	if s.allowlist == nil {
+		return true
+	}
+	_, ok := s.allowlist[id]
+	return ok
+}
+
+// start runs f on a goroutine that Close waits for. It returns false after Close.
+func (s *Set) start(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.running.Go(f)
+	return true
+}
+
+// Close refuses new messages, drops what was staged and not flushed, sends what
+// was flushed until ctx ends, drops the rest, and waits for every goroutine.
+// Snapshots under way may finish until ctx ends too. Every call waits.
+func (s *Set) Close(ctx context.Context) {
+	s.mu.Lock()
+	first := !s.closed
+	s.closed = true
+	stores := make([]*Store, 0, len(s.stores))
+	for _, store := range s.stores {
+		stores = append(stores, store)
+	}
+	s.mu.Unlock()
+	if first {
+		for _, store := range stores {
+			store.seal()
+		}
+		close(s.closing)
+	}
+	stop := context.AfterFunc(ctx, s.cancel)
+	defer stop()
+	s.running.Wait()
+	s.cancel()
+	for _, store := range stores {
+		store.flushEdge()
+	}
+}

@@ -1,0 +1,99 @@
+package peer
+
+import (
+	"errors"
+	"time"
+
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+
+	"github.com/raftmux/raftmux/internal/queue"
+	"github.com/raftmux/raftmux/internal/report"
+)
+
+// SendSnapshot accepts an encoded snapshot message, which it owns from here on.
+// Every one that it accepts ends in exactly one status. It fails with
+// ErrDisconnected once the store has ended.
+//
+// Each snapshot under way has a goroutine; there are at most MaxSnapshots in
+// the Set, and one more ends in a Failure at once.
+func (s *Store) SendSnapshot(peer report.Peer, encoded []byte) error {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return ErrDisconnected
+	}
+	s.snapshots.Accepted++
+	s.snapshots.AcceptedBytes += uint64(len(encoded))
+	s.snapshots.Queued++
+	s.snapshots.QueuedBytes += uint64(len(encoded))
+	s.mu.Unlock()
+
+	if s.options.SnapshotSender == nil {
+		s.dropSnapshot(peer, len(encoded), queue.ReasonNoSender, errors.New("no snapshot sender"))
+		return nil
+	}
+	select {
+	case s.set.slots <- struct{}{}:
+	default:
+		s.dropSnapshot(peer, len(encoded), queue.ReasonBusy, errors.New("too many snapshots under way"))
+		return nil
+	}
+	started := s.set.start(func() {
+		defer func() { <-s.set.slots }()
+		s.carrySnapshot(peer, encoded)
+	})
+	if !started {
+		<-s.set.slots
+		s.dropSnapshot(peer, len(encoded), queue.ReasonClosing, ErrDisconnected)
+	}
+	return nil
+}
+
+func (s *Store) carrySnapshot(peer report.Peer, encoded []byte) {
+	l, err := s.resolve(s.ctx, 0, time.Now().Add(-s.options.BackoffStep))
+	if err != nil {
+		reason := queue.ReasonResolve
+		switch {
+		case s.options.IsTombstone(err):
+			reason = queue.ReasonTombstone
+			s.bury()
+		case s.ctx.Err() != nil:
+			reason = s.reason()
+		}
+		s.dropSnapshot(peer, len(encoded), reason, err)
+		return
+	}
+	message := new(raft_serverpb.RaftMessage)
+	if err := message.Unmarshal(encoded); err != nil {
+		s.dropSnapshot(peer, len(encoded), queue.ReasonMalformed, err)
+		return
+	}
+	s.mu.Lock()
+	s.snapshots.Queued--
+	s.snapshots.QueuedBytes -= uint64(len(encoded))
+	s.snapshots.Sent++
+	s.snapshots.SentBytes += uint64(len(encoded))
+	s.mu.Unlock()
+	if err := s.options.SnapshotSender.SendSnapshot(s.ctx, l.address, message); err != nil {
+		s.snapshotFailed(peer, err)
+		return
+	}
+	s.options.Reporter.Snapshot(report.Outcome{Peer: peer, Status: report.SnapshotFinish})
+}
+
+// dropSnapshot ends a snapshot that nobody was handed.
+func (s *Store) dropSnapshot(peer report.Peer, size int, reason queue.Reason, err error) {
+	s.mu.Lock()
+	s.snapshots.Queued--
+	s.snapshots.QueuedBytes -= uint64(size)
+	s.snapshots.Dropped[reason]++
+	s.mu.Unlock()
+	s.snapshotFailed(peer, err)
+}
+
+func (s *Store) snapshotFailed(peer report.Peer, err error) {
+	s.options.Metrics.Failed("snapshot", s.id, 1)
+	s.options.Logger.Info("send snapshot failed",
+		"store_id", s.id, "region_id", peer.RegionID, "to_peer_id", peer.PeerID, "err", err)
+	s.options.Reporter.Snapshot(report.Outcome{Peer: peer, Status: report.SnapshotFailure})
+}

@@ -1,0 +1,163 @@
+package peer
+
+import (
+	"context"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+
+	"github.com/raftmux/raftmux/internal/queue"
+	"github.com/raftmux/raftmux/internal/report"
+)
+
+// Store is one remote store. It is safe for concurrent use.
+type Store struct {
+	id      uint64
+	set     *Set
+	options *Options
+	ctx     context.Context // ends when the store does
+	cancel  context.CancelFunc
+
+	tombstone atomic.Bool
+	paused    atomic.Bool
+
+	mu          sync.Mutex
+	connections []*Connection // by index; nil until first used
+	ended       bool
+	endReason   queue.Reason
+	lookups     lookups
+	reach       reachability
+	snapshots   queue.Ledger
+	quiet       quiet
+}
+
+func newStore(set *Set, id uint64) *Store {
+	ctx, cancel := context.WithCancel(set.ctx)
+	return &Store{
+		id:          id,
+		set:         set,
+		options:     set.options,
+		ctx:         ctx,
+		cancel:      cancel,
+		connections: make([]*Connection, set.options.Connections),
+	}
+}
+
+// ID returns the store's id.
+func (s *Store) ID() uint64 { return s.id }
+
+// Tombstone says whether the store is gone for ever.
+func (s *Store) Tombstone() bool { return s.tombstone.Load() }
+
+// Paused says whether the allowlist leaves the store out.
+func (s *Store) Paused() bool { return s.paused.Load() }
+
+// Route returns the index of the connection that carries a region: always the
+// same one for a region, and about as many regions on each. The hash mixes all
+// bits, so ids with a common divisor don't crowd on one connection.
+func (s *Store) Route(regionID uint64) int {
+	if len(s.connections) == 1 {
+		return 0
+	}
+	index, _ := bits.Mul64(mix(regionID), uint64(len(s.connections)))
+	return int(index)
+}
+
+// mix is the finalizer of splitmix64 (Steele, Lea and Flood, 2014).
+func mix(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// Connection returns the connection with an index and starts its life if this
+// is its first use. It fails with ErrDisconnected once the store has ended.
+func (s *Store) Connection(index int) (*Connection, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return nil, ErrDisconnected
+	}
+	if c := s.connections[index]; c != nil {
+		return c, nil
+	}
+	c := newConnection(s, index)
+	if !s.set.start(c.run) {
+		return nil, ErrDisconnected
+	}
+	s.connections[index] = c
+	return c, nil
+}
+
+// bury makes the store a tombstone: its connections go away, and what they held
+// is reported.
+func (s *Store) bury() {
+	s.tombstone.Store(true)
+	s.end(queue.ReasonTombstone)
+}
+
+// end disconnects the store for a reason. Only the first call counts.
+func (s *Store) end(reason queue.Reason) {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return
+	}
+	s.ended = true
+	s.endReason = reason
+	connections := s.used()
+	s.mu.Unlock()
+	for _, c := range connections {
+		c.queue.Disconnect(reason)
+	}
+	s.cancel()
+	s.flushEdge()
+}
+
+// seal refuses new messages, drops what was not flushed, and ends connections
+// that have nothing left to do.
+func (s *Store) seal() {
+	s.mu.Lock()
+	if !s.ended {
+		s.ended = true
+		s.endReason = queue.ReasonClosing
+	}
+	connections := s.used()
+	s.mu.Unlock()
+	for _, c := range connections {
+		c.queue.DropStaged(queue.ReasonClosing)
+		c.queue.Seal()
+		// The queue is looked at first: a connection that is not open then never
+		// had anything to send.
+		if ledger := c.queue.Ledger(); ledger.Queued == 0 && !c.open.Load() {
+			c.cancel()
+		}
+	}
+}
+
+func (s *Store) used() []*Connection {
+	var used []*Connection
+	for _, c := range s.connections {
+		if c != nil {
+			used = append(used, c)
+		}
+	}
+	return used
+}
+
+// reason returns why the store ended, for what is dropped from then on.
+func (s *Store) reason() queue.Reason {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return s.endReason
+	}
+	return queue.ReasonClosing
+}
+
+// dropped is told of each clearing of a queue.
+func (s *Store) dropped(reason queue.Reason, peers []report.Peer, messages int) {
+	s.options.Metrics.Failed(reason.String(), s.id, messages)
+	s.options.Reporter.Unreachable(peers)
+}

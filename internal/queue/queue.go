@@ -1,0 +1,195 @@
+// Package queue is the bounded queue of one connection: many workers stage
+// encoded messages, one goroutine takes them in batches.
+//
+// A worker has a Stage for each queue that it uses and appends to memory that
+// only it writes to; Flush hands that memory over whole. So the price of a
+// message is an encoding and an uncontended lock, and the queue's own lock is
+// taken once per flush and once per batch.
+package queue
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"github.com/raftmux/raftmux/internal/report"
+)
+
+// The answers of Push to a message that it does not take.
+var (
+	ErrFull         = errors.New("queue: full")
+	ErrDisconnected = errors.New("queue: disconnected")
+	// ErrEncoder means that an encoder did not write as many bytes as it announced.
+	ErrEncoder = errors.New("queue: the encoder wrote another size than it announced")
+)
+
+// Options configures a Queue. All fields are mandatory.
+type Options struct {
+	// Messages and Bytes bound what the queue holds, staged messages included.
+	// Bytes counts message bodies.
+	Messages, Bytes int
+	// Pool provides the memory.
+	Pool *Pool
+	// Dropped is told of the peers, each once per clearing, whose accepted
+	// messages were dropped, and of how many messages that were. It is called
+	// without any lock of the queue held.
+	Dropped func(reason Reason, peers []report.Peer, messages int)
+}
+
+// Queue is safe for concurrent use, but Take has one caller at a time.
+//
+// Locks are taken in the order Queue.all, Stage.mu, Queue.mu.
+type Queue struct {
+	options Options
+	load    load
+	wake    chan struct{} // capacity 1; a token means "look again"
+
+	all sync.Mutex // held by whoever locks several stages
+
+	mu     sync.Mutex
+	chunks []*chunk // oldest first; all of them have records left
+	stages map[*Stage]struct{}
+	closed bool
+	ledger Ledger // without what the stages hold
+}
+
+// New returns an empty queue.
+func New(options Options) *Queue {
+	return &Queue{
+		options: options,
+		wake:    make(chan struct{}, 1),
+		stages:  make(map[*Stage]struct{}),
+	}
+}
+
+// Wake gives a token after messages were flushed. The consumer must call Take
+// after it received one, until Take has nothing more: a push that comes between
+// leaves a new token, so no wake-up is lost.
+func (q *Queue) Wake() <-chan struct{} { return q.wake }
+
+// Disconnected says whether Disconnect was called.
+func (q *Queue) Disconnected() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.closed
+}
+
+// Ledger returns the accounts, staged messages included.
+func (q *Queue) Ledger() Ledger {
+	// What moves from a stage to the queue between two locks would be counted
+	// twice or not at all, so all stages are held while the queue is read.
+	q.all.Lock()
+	defer q.all.Unlock()
+	stages := q.listStages()
+	for _, s := range stages {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	ledger := q.ledger
+	for _, c := range q.chunks {
+		ledger.count(c)
+	}
+	for _, s := range stages {
+		ledger.Accepted += s.accepted
+		ledger.AcceptedBytes += s.acceptedBytes
+		if s.chunk != nil {
+			ledger.count(s.chunk)
+		}
+	}
+	return ledger
+}
+
+func (l *Ledger) count(c *chunk) {
+	for i := c.next; i < len(c.records); i++ {
+		if !c.records[i].dropped {
+			l.Queued++
+			l.QueuedBytes += uint64(c.records[i].body)
+		}
+	}
+}
+
+// eachStage calls f for every stage, with its lock held. Stages that are
+// attached meanwhile may be left out.
+func (q *Queue) eachStage(f func(*Stage)) {
+	q.all.Lock()
+	defer q.all.Unlock()
+	for _, s := range q.listStages() {
+		s.mu.Lock()
+		f(s)
+		s.mu.Unlock()
+	}
+}
+
+func (q *Queue) listStages() []*Stage {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	stages := make([]*Stage, 0, len(q.stages))
+	for s := range q.stages {
+		stages = append(stages, s)
+	}
+	return stages
+}
+
+// push appends a chunk whose records are all reserved. The caller holds the
+// lock of the stage that it comes from.
+func (q *Queue) push(c *chunk, wake bool) {
+	q.mu.Lock()
+	merged := false
+	if c != nil {
+		if n := len(q.chunks); n > 0 {
+			merged = q.chunks[n-1].merge(c)
+		}
+		if !merged {
+			q.chunks = append(q.chunks, c)
+		}
+	}
+	if wake {
+		q.ledger.Wakes++
+	}
+	q.mu.Unlock()
+	if merged {
+		c.free()
+	}
+	if wake {
+		q.notify()
+	}
+}
+
+func (q *Queue) notify() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// load counts reserved messages and bytes in one word: 24 bits of messages
+// above 40 bits of bytes.
+type load struct{ word atomic.Uint64 }
+
+const loadBytes = 40
+
+// reserve takes room for one message of size bytes, unless that would exceed a
+// bound. It never overshoots, not even for a moment.
+func (l *load) reserve(size, maxMessages, maxBytes int) bool {
+	for {
+		old := l.word.Load()
+		messages, bytes := int(old>>loadBytes), int(old&(1<<loadBytes-1))
+		if messages+1 > maxMessages || bytes+size > maxBytes {
+			return false
+		}
+		if l.word.CompareAndSwap(old, old+1<<loadBytes+uint64(size)) {
+			return true
+		}
+	}
+}
+
+func (l *load) release(messages, bytes int) {
+	l.word.Add(-(uint64(messages)<<loadBytes + uint64(bytes)))
+}
+
+func (l *load) read() (messages, bytes int) {
+	word := l.word.Load()
+	return int(word >> loadBytes), int(word & (1<<loadBytes - 1))
+}

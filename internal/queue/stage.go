@@ -1,0 +1,148 @@
+package queue
+
+import (
+	"sync"
+	"time"
+
+	"github.com/raftmux/raftmux/internal/wire"
+)
+
+// Message is what Push has to know of a message.
+type Message struct {
+	RegionID, PeerID uint64
+	// Volatile messages don't survive a broken stream; see Queue.DropVolatile.
+	Volatile bool
+	// Size is the exact size of the encoded message.
+	Size int
+}
+
+// Encoder appends an encoded message to a buffer with room for it.
+type Encoder interface {
+	AppendTo(buffer []byte) []byte
+}
+
+// Stage is one worker's way into a queue. Push, Flush and Close belong to that
+// worker; the lock is there for the clearing of the queue, which may seize what
+// is staged at any time.
+type Stage struct {
+	queue *Queue
+
+	mu            sync.Mutex
+	chunk         *chunk // what was pushed since the last flush; nil if nothing was
+	passed        int    // bytes handed over since the last flush, in chunks that were full
+	capacity      int    // of the next chunk, going by the last flush
+	disconnected  bool
+	accepted      uint64
+	acceptedBytes uint64
+}
+
+// NewStage attaches a stage to the queue. On a disconnected queue the stage is
+// disconnected too.
+func (q *Queue) NewStage() *Stage {
+	s := &Stage{queue: q}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s.disconnected = q.closed
+	if !q.closed {
+		q.stages[s] = struct{}{}
+	}
+	return s
+}
+
+// Push encodes a message into the stage. The encoder is not used after Push has
+// returned. On nil the message is accounted for from here on: sent, or dropped
+// and reported. It answers ErrFull (what is staged is flushed then, and the
+// consumer woken), ErrDisconnected or ErrEncoder.
+func (s *Stage) Push(message Message, encoder Encoder) error {
+	q := s.queue
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.disconnected {
+		return ErrDisconnected
+	}
+	if !q.load.reserve(message.Size, q.options.Messages, q.options.Bytes) {
+		s.handOver(true)
+		return ErrFull
+	}
+	frame := wire.FrameSize(message.Size)
+	if s.chunk != nil && !s.chunk.room(frame) {
+		s.passed += len(s.chunk.data)
+		s.capacity = min(2*cap(s.chunk.data), largeChunk) - slack
+		s.handOver(false)
+	}
+	if s.chunk == nil {
+		s.chunk = q.options.Pool.get(max(frame, s.capacity))
+		s.chunk.since = time.Now()
+	}
+	c := s.chunk
+	// The chunk learns of the message only when it is whole, so an encoder that
+	// fails or panics leaves nothing behind.
+	data := wire.AppendFrameHeader(c.data, message.Size)
+	data = encoder.AppendTo(data)
+	if len(data) != len(c.data)+frame {
+		q.load.release(1, message.Size)
+		return ErrEncoder
+	}
+	c.data = data
+	c.records = append(c.records, record{
+		regionID: message.RegionID,
+		peerID:   message.PeerID,
+		end:      uint32(len(data)),
+		body:     uint32(message.Size),
+		volatile: message.Volatile,
+	})
+	s.accepted++
+	s.acceptedBytes += uint64(message.Size)
+	return nil
+}
+
+// Flush hands over what is staged and wakes the consumer.
+func (s *Stage) Flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.disconnected {
+		return
+	}
+	if s.chunk != nil {
+		s.capacity = min(s.passed+len(s.chunk.data), largeChunk-slack)
+		s.passed = 0
+	}
+	s.handOver(true)
+}
+
+// Close flushes and detaches the stage. A second call does nothing.
+func (s *Stage) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.disconnected {
+		return
+	}
+	s.handOver(true)
+	s.detach()
+}
+
+// handOver moves what is staged to the queue. The caller holds s.mu.
+func (s *Stage) handOver(wake bool) {
+	c := s.chunk
+	s.chunk = nil
+	if c != nil && len(c.records) == 0 { // an encoder failed before the first message
+		c.free()
+		c = nil
+	}
+	if c != nil || wake {
+		s.queue.push(c, wake)
+	}
+}
+
+// detach takes the stage out of the queue, which inherits its accounts. The
+// caller holds s.mu and has handed over what was staged.
+func (s *Stage) detach() {
+	q := s.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s.disconnected = true
+	delete(q.stages, s)
+	q.ledger.Accepted += s.accepted
+	q.ledger.AcceptedBytes += s.acceptedBytes
+	s.accepted, s.acceptedBytes = 0, 0
+}

@@ -1,0 +1,124 @@
+package queue
+
+import (
+	"time"
+
+	"google.golang.org/grpc/mem"
+
+	"github.com/raftmux/raftmux/internal/wire"
+)
+
+// Limits cuts batches.
+type Limits struct {
+	// Messages and Bytes bound a batch; one message alone may exceed Bytes.
+	Messages, Bytes int
+	// Age is how long a message may have waited.
+	Age time.Duration
+	// Bare asks for one message without a frame around it, as the legacy stream
+	// has it.
+	Bare bool
+}
+
+// Batch is what a stream is handed. The bytes are references into the queue's
+// memory: whoever has the batch must pass it to gRPC, or free it.
+type Batch struct {
+	Buffers  mem.BufferSlice
+	Messages int
+	Bytes    int
+}
+
+// Take removes the next batch and counts it as sent, so the caller must hand it
+// to a stream at once. It returns false when nothing waits. Messages that have
+// waited for too long are dropped and reported on the way.
+func (q *Queue) Take(limits Limits) (Batch, bool) {
+	now := time.Now()
+	q.mu.Lock()
+	batch, expired := q.take(limits, now.Add(-limits.Age))
+	q.settleLocked(ReasonExpired, &expired)
+	q.mu.Unlock()
+	q.report(ReasonExpired, &expired)
+	if batch.Messages == 0 {
+		return Batch{}, false
+	}
+	if !limits.Bare {
+		trailer := wire.AppendObservedTime(make([]byte, 0, wire.MaxObservedTimeSize), now.UnixNano())
+		batch.Buffers = append(batch.Buffers, mem.SliceBuffer(trailer))
+		batch.Bytes += len(trailer)
+	}
+	return batch, true
+}
+
+// take builds a batch from the front of the queue and drops what it meets there
+// and was accepted before oldest. The caller holds q.mu.
+func (q *Queue) take(limits Limits, oldest time.Time) (batch Batch, expired dropping) {
+	maxMessages, maxBytes := limits.Messages, limits.Bytes-wire.MaxObservedTimeSize
+	if limits.Bare {
+		maxMessages = 1
+	}
+	bodies, done := 0, 0
+	for full := false; done < len(q.chunks); done++ {
+		c := q.chunks[done]
+		from := c.start(c.next)
+		to := from
+		for !full && c.next < len(c.records) {
+			r := &c.records[c.next]
+			if !r.dropped && c.before(c.next, oldest) {
+				r.dropped = true
+				expired.add(r)
+			}
+			end := int(r.end)
+			switch {
+			case r.dropped:
+				batch.add(c, from, to)
+				from, to = end, end
+				c.next++
+			case batch.Messages > 0 && (batch.Messages >= maxMessages || batch.Bytes+end-from > maxBytes):
+				full = true
+			default:
+				if limits.Bare {
+					from = end - int(r.body)
+				}
+				to = end
+				bodies += int(r.body)
+				batch.Messages++
+				c.next++
+			}
+		}
+		batch.add(c, from, to)
+		if c.next < len(c.records) {
+			break
+		}
+		c.free()
+	}
+	q.removeFront(done)
+	q.load.release(batch.Messages, bodies)
+	if batch.Messages > 0 {
+		q.ledger.Sent += uint64(batch.Messages)
+		q.ledger.SentBytes += uint64(bodies)
+		q.ledger.Batches++
+	}
+	return batch, expired
+}
+
+func (b *Batch) add(c *chunk, from, to int) {
+	if from == to {
+		return
+	}
+	if b.Buffers == nil {
+		b.Buffers = make(mem.BufferSlice, 0, 4)
+	}
+	b.Buffers = append(b.Buffers, c.part(from, to))
+	b.Bytes += to - from
+}
+
+func (q *Queue) removeFront(n int) {
+	if n == 0 {
+		return
+	}
+	rest := copy(q.chunks, q.chunks[n:])
+	clear(q.chunks[rest:])
+	q.chunks = q.chunks[:rest]
+	if rest == 0 && cap(q.chunks) > 64 {
+		q.chunks = nil
+	}
+}

@@ -1,0 +1,320 @@
+package wire
+
+import (
+	"github.com/pingcap/kvproto/pkg/disk_usage"
+	"github.com/pingcap/kvproto/pkg/eraftpb"
+	"github.com/pingcap/kvproto/pkg/metapb"
+)
+
+// The fast paths, one per message type. Each takes its known fields by their
+// one-byte tags, written as number<<3|type, and keeps fields that are unknown.
+// Whatever else it meets it calls odd: a known number with another wire type
+// or a longer tag, a rare field, a sub-message for the second time (which would
+// merge), unknown fields that aren't adjacent, groups, and anything malformed.
+
+// raftMessage decodes b into t, whose structs are zero.
+func (d *Decoder) raftMessage(b []byte, t target) outcome {
+	m := t.rm
+	var unknown span
+	var v uint64
+	var sub []byte
+	i := 0
+	for i < len(b) {
+		switch b[i] {
+		case 1<<3 | wireVarint:
+			m.RegionId, i = uvarint(b, i+1)
+		case 2<<3 | wireBytes:
+			if sub, i = delimited(b, i+1); i == overrun || m.FromPeer != nil {
+				return odd
+			}
+			m.FromPeer = t.from
+			if o := d.peer(sub, t.from); o != done {
+				return o
+			}
+		case 3<<3 | wireBytes:
+			if sub, i = delimited(b, i+1); i == overrun || m.ToPeer != nil {
+				return odd
+			}
+			m.ToPeer = t.to
+			if o := d.peer(sub, t.to); o != done {
+				return o
+			}
+		case 4<<3 | wireBytes:
+			if sub, i = delimited(b, i+1); i == overrun || m.Message != nil {
+				return odd
+			}
+			m.Message = t.msg
+			if o := d.message(sub, t.msg); o != done {
+				return o
+			}
+		case 5<<3 | wireBytes:
+			if sub, i = delimited(b, i+1); i == overrun || m.RegionEpoch != nil {
+				return odd
+			}
+			m.RegionEpoch = t.epoch
+			if o := d.epoch(sub, t.epoch); o != done {
+				return o
+			}
+		case 6<<3 | wireVarint:
+			v, i = uvarint(b, i+1)
+			m.IsTombstone = int(v) != 0
+		case 7<<3 | wireBytes:
+			if sub, i = delimited(b, i+1); i == overrun {
+				return odd
+			}
+			if m.StartKey = d.bytes(sub); m.StartKey == nil {
+				return full
+			}
+		case 8<<3 | wireBytes:
+			if sub, i = delimited(b, i+1); i == overrun {
+				return odd
+			}
+			if m.EndKey = d.bytes(sub); m.EndKey == nil {
+				return full
+			}
+		case 11<<3 | wireBytes:
+			if sub, i = delimited(b, i+1); i == overrun {
+				return odd
+			}
+			if m.ExtraCtx = d.bytes(sub); m.ExtraCtx == nil {
+				return full
+			}
+		case 12<<3 | wireVarint:
+			v, i = uvarint(b, i+1)
+			m.DiskUsage = disk_usage.DiskUsage(v)
+		default: // merge_target (9) and extra_msg (10) among them
+			end := skipUnknown(b, i, 12)
+			if end < 0 || !unknown.add(i, end) {
+				return odd
+			}
+			i = end
+		}
+	}
+	if i != len(b) {
+		return odd
+	}
+	if unknown.end > 0 {
+		if m.XXX_unrecognized = d.bytes(b[unknown.start:unknown.end:unknown.end]); m.XXX_unrecognized == nil {
+			return full
+		}
+	}
+	return done
+}
+
+// message decodes b into m, which is zero.
+func (d *Decoder) message(b []byte, m *eraftpb.Message) outcome {
+	var unknown span
+	var v uint64
+	var sub []byte
+	var entries []*eraftpb.Entry
+	i := 0
+	for i < len(b) {
+		switch b[i] {
+		case 1<<3 | wireVarint:
+			v, i = uvarint(b, i+1)
+			m.MsgType = eraftpb.MessageType(v)
+		case 2<<3 | wireVarint:
+			m.To, i = uvarint(b, i+1)
+		case 3<<3 | wireVarint:
+			m.From, i = uvarint(b, i+1)
+		case 4<<3 | wireVarint:
+			m.Term, i = uvarint(b, i+1)
+		case 5<<3 | wireVarint:
+			m.LogTerm, i = uvarint(b, i+1)
+		case 6<<3 | wireVarint:
+			m.Index, i = uvarint(b, i+1)
+		case entryTag:
+			start := i
+			if sub, i = delimited(b, i+1); i == overrun {
+				return odd
+			}
+			if len(entries) == cap(entries) {
+				if entries = d.growEntries(entries, b[start:]); entries == nil {
+					return full
+				}
+			}
+			e, o := d.entry(sub, b[start:])
+			if o != done {
+				return o
+			}
+			entries = append(entries, e)
+		case 8<<3 | wireVarint:
+			m.Commit, i = uvarint(b, i+1)
+		case 10<<3 | wireVarint:
+			v, i = uvarint(b, i+1)
+			m.Reject = int(v) != 0
+		case 11<<3 | wireVarint:
+			m.RejectHint, i = uvarint(b, i+1)
+		case 12<<3 | wireBytes:
+			if sub, i = delimited(b, i+1); i == overrun {
+				return odd
+			}
+			if m.Context = d.bytes(sub); m.Context == nil {
+				return full
+			}
+		case 13<<3 | wireVarint:
+			m.RequestSnapshot, i = uvarint(b, i+1)
+		case 14<<3 | wireVarint:
+			m.DeprecatedPriority, i = uvarint(b, i+1)
+		case 15<<3 | wireVarint:
+			v, i = uvarint(b, i+1)
+			m.Priority = int64(v)
+		default: // snapshot (9) among them
+			end := skipUnknown(b, i, 15)
+			if end < 0 || !unknown.add(i, end) {
+				return odd
+			}
+			i = end
+		}
+	}
+	if i != len(b) {
+		return odd
+	}
+	if entries != nil {
+		m.Entries = d.claimEntries(entries)
+	}
+	if unknown.end > 0 {
+		if m.XXX_unrecognized = d.bytes(b[unknown.start:unknown.end:unknown.end]); m.XXX_unrecognized == nil {
+			return full
+		}
+	}
+	return done
+}
+
+// entryTag is the tag of eraftpb.Message.entries.
+const entryTag = 7<<3 | wireBytes
+
+// entry decodes b into an entry of its own. rest is the enclosing message from
+// that entry on.
+func (d *Decoder) entry(b, rest []byte) (*eraftpb.Entry, outcome) {
+	if d.mode == modePlain {
+		return d.entryOfLarge(b, rest)
+	}
+	e := d.newEntry()
+	if e == nil {
+		return nil, full
+	}
+	return e, d.entryFields(b, e)
+}
+
+// entryFields decodes b into e, which is zero.
+func (d *Decoder) entryFields(b []byte, e *eraftpb.Entry) outcome {
+	var unknown span
+	var v uint64
+	var sub []byte
+	i := 0
+	for i < len(b) {
+		switch b[i] {
+		case 1<<3 | wireVarint:
+			v, i = uvarint(b, i+1)
+			e.EntryType = eraftpb.EntryType(v)
+		case 2<<3 | wireVarint:
+			e.Term, i = uvarint(b, i+1)
+		case 3<<3 | wireVarint:
+			e.Index, i = uvarint(b, i+1)
+		case 4<<3 | wireBytes:
+			if sub, i = delimited(b, i+1); i == overrun {
+				return odd
+			}
+			if e.Data = d.bytes(sub); e.Data == nil {
+				return full
+			}
+		case 5<<3 | wireVarint:
+			v, i = uvarint(b, i+1)
+			e.SyncLog = int(v) != 0
+		case 6<<3 | wireBytes:
+			if sub, i = delimited(b, i+1); i == overrun {
+				return odd
+			}
+			if e.Context = d.bytes(sub); e.Context == nil {
+				return full
+			}
+		default:
+			end := skipUnknown(b, i, 6)
+			if end < 0 || !unknown.add(i, end) {
+				return odd
+			}
+			i = end
+		}
+	}
+	if i != len(b) {
+		return odd
+	}
+	if unknown.end > 0 {
+		if e.XXX_unrecognized = d.bytes(b[unknown.start:unknown.end:unknown.end]); e.XXX_unrecognized == nil {
+			return full
+		}
+	}
+	return done
+}
+
+// peer decodes b into p, which is zero.
+func (d *Decoder) peer(b []byte, p *metapb.Peer) outcome {
+	var unknown span
+	var v uint64
+	i := 0
+	for i < len(b) {
+		switch b[i] {
+		case 1<<3 | wireVarint:
+			p.Id, i = uvarint(b, i+1)
+		case 2<<3 | wireVarint:
+			p.StoreId, i = uvarint(b, i+1)
+		case 3<<3 | wireVarint:
+			v, i = uvarint(b, i+1)
+			p.Role = metapb.PeerRole(v)
+		case 4<<3 | wireVarint:
+			v, i = uvarint(b, i+1)
+			p.IsWitness = int(v) != 0
+		default:
+			end := skipUnknown(b, i, 4)
+			if end < 0 || !unknown.add(i, end) {
+				return odd
+			}
+			i = end
+		}
+	}
+	if i != len(b) {
+		return odd
+	}
+	return d.unknownOfPart(b, unknown, &p.XXX_unrecognized)
+}
+
+// epoch decodes b into e, which is zero.
+func (d *Decoder) epoch(b []byte, e *metapb.RegionEpoch) outcome {
+	var unknown span
+	i := 0
+	for i < len(b) {
+		switch b[i] {
+		case 1<<3 | wireVarint:
+			e.ConfVer, i = uvarint(b, i+1)
+		case 2<<3 | wireVarint:
+			e.Version, i = uvarint(b, i+1)
+		default:
+			end := skipUnknown(b, i, 2)
+			if end < 0 || !unknown.add(i, end) {
+				return odd
+			}
+			i = end
+		}
+	}
+	if i != len(b) {
+		return odd
+	}
+	return d.unknownOfPart(b, unknown, &e.XXX_unrecognized)
+}
+
+// unknownOfPart keeps the unknown fields of a peer or an epoch. Those of a
+// large message lie in one allocation, in which none may hold another's bytes
+// alive: that is left to the generated code.
+func (d *Decoder) unknownOfPart(b []byte, unknown span, to *[]byte) outcome {
+	if unknown.end == 0 {
+		return done
+	}
+	if d.mode == modePlain {
+		return odd
+	}
+	if *to = d.bytes(b[unknown.start:unknown.end:unknown.end]); *to == nil {
+		return full
+	}
+	return done
+}

@@ -1,0 +1,74 @@
+package wire
+
+import (
+	"testing"
+
+	"github.com/pingcap/kvproto/pkg/disk_usage"
+	"github.com/pingcap/kvproto/pkg/eraftpb"
+	"github.com/pingcap/kvproto/pkg/metapb"
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+)
+
+// What poisoned memory holds: values that no message has, so that a test in
+// which somebody kept lent memory fails instead of reading something plausible.
+const (
+	PoisonByte   = 0xdb
+	PoisonNumber = 0xdbdbdbdbdbdbdbdb
+	poisonEnum   = -0x24242425 // 0xdbdbdbdb
+	poisonText   = "raftmux: lent memory used after it was taken back"
+)
+
+// Poison overwrites b in tests (testing.Testing) and does nothing otherwise.
+// Call it on pooled memory that is given back, before anyone can get it again.
+func Poison(b []byte) {
+	if !testing.Testing() {
+		return
+	}
+	for i := range b {
+		b[i] = PoisonByte
+	}
+}
+
+// poison overwrites the message and what is lent with it. The pointers stay,
+// so that a kept one is seen to be absurd rather than nil.
+func (n *node) poison() {
+	poisonMessage(&n.rm)
+	poisonPeer(&n.from)
+	poisonPeer(&n.to)
+	poisonEpoch(&n.epoch)
+	poisonRaft(&n.msg)
+}
+
+func poisonMessage(m *raft_serverpb.RaftMessage) {
+	m.RegionId = PoisonNumber
+	m.StartKey, m.EndKey = []byte(poisonText), []byte(poisonText)
+	m.ExtraCtx = []byte(poisonText)
+	m.DiskUsage = disk_usage.DiskUsage(poisonEnum)
+	m.XXX_unrecognized = nil
+}
+
+func poisonPeer(p *metapb.Peer) {
+	p.Id, p.StoreId, p.Role = PoisonNumber, PoisonNumber, metapb.PeerRole(poisonEnum)
+	p.XXX_unrecognized = nil
+}
+
+func poisonEpoch(e *metapb.RegionEpoch) {
+	e.ConfVer, e.Version = PoisonNumber, PoisonNumber
+	e.XXX_unrecognized = nil
+}
+
+func poisonRaft(m *eraftpb.Message) {
+	m.MsgType = eraftpb.MessageType(poisonEnum)
+	m.To, m.From, m.Term, m.LogTerm = PoisonNumber, PoisonNumber, PoisonNumber, PoisonNumber
+	m.Index, m.Commit = PoisonNumber, PoisonNumber
+	m.RejectHint, m.RequestSnapshot = PoisonNumber, PoisonNumber
+	m.Context = []byte(poisonText)
+	m.XXX_unrecognized = nil
+}
+
+func poisonEntry(e *eraftpb.Entry) {
+	e.EntryType = eraftpb.EntryType(poisonEnum)
+	e.Term, e.Index = PoisonNumber, PoisonNumber
+	e.Data, e.Context = []byte(poisonText), []byte(poisonText)
+	e.XXX_unrecognized = nil
+}

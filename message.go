@@ -1,0 +1,112 @@
+package raftmux
+
+import (
+	"github.com/pingcap/kvproto/pkg/eraftpb"
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+)
+
+// kvEncoder encodes kvproto's own messages. A Sender uses one over and over.
+type kvEncoder struct {
+	message *raft_serverpb.RaftMessage
+	size    int
+}
+
+// Size implements Encoder.
+func (e *kvEncoder) Size() int {
+	e.size = e.message.Size()
+	return e.size
+}
+
+// AppendTo implements Encoder.
+func (e *kvEncoder) AppendTo(buffer []byte) []byte {
+	end := len(buffer) + e.size
+	if cap(buffer) < end {
+		return buffer
+	}
+	n, err := e.message.MarshalToSizedBuffer(buffer[len(buffer):end])
+	if err != nil || n != e.size {
+		return buffer
+	}
+	return buffer[:end]
+}
+
+func (e *kvEncoder) reset() { e.message = nil }
+
+// envelopeOf reads a message's envelope. It takes a nil message, which is invalid.
+func envelopeOf(message *raft_serverpb.RaftMessage) Envelope {
+	body := message.GetMessage()
+	return Envelope{
+		RegionID:    message.GetRegionId(),
+		FromStoreID: message.GetFromPeer().GetStoreId(),
+		ToStoreID:   message.GetToPeer().GetStoreId(),
+		ToPeerID:    message.GetToPeer().GetId(),
+		Type:        body.GetMsgType(),
+		HasMessage:  body != nil,
+		Bodiless:    message.GetExtraMsg() != nil || message.GetIsTombstone() || message.GetMergeTarget() != nil,
+	}
+}
+
+// invalid says what is wrong with a message, "" if nothing is.
+func (c *Client) invalid(envelope Envelope) string {
+	switch {
+	case envelope.ToPeerID == 0:
+		return "it has no to_peer"
+	case envelope.ToStoreID == 0:
+		return "its to_peer is on store 0"
+	case envelope.ToStoreID == c.options.StoreID:
+		return "its to_peer is on this store"
+	case !envelope.HasMessage && !envelope.Bodiless:
+		return "it has neither a Raft message nor extra_msg, is_tombstone or merge_target"
+	case envelope.HasMessage && isLocal(envelope.Type):
+		return envelope.Type.String() + " must stay local"
+	}
+	return ""
+}
+
+// isLocal says whether messages of a type are a store's own affair.
+func isLocal(t eraftpb.MessageType) bool {
+	switch t {
+	case eraftpb.MessageType_MsgHup,
+		eraftpb.MessageType_MsgBeat,
+		eraftpb.MessageType_MsgUnreachable,
+		eraftpb.MessageType_MsgSnapStatus,
+		eraftpb.MessageType_MsgCheckQuorum:
+		return true
+	}
+	// etcd's raft numbers its own local types from 19 on; kvproto has none there.
+	return t < 0 || t > eraftpb.MessageType_MsgRequestPreVoteResponse
+}
+
+// isVolatile says whether a message is worthless, or harmful, once the stream
+// for which it waited has broken: a vote or a heartbeat speaks of a moment, and
+// an order to campaign or to hand over leadership must not come late.
+func isVolatile(envelope Envelope) bool {
+	if !envelope.HasMessage {
+		return false
+	}
+	switch envelope.Type {
+	case eraftpb.MessageType_MsgRequestVote,
+		eraftpb.MessageType_MsgRequestVoteResponse,
+		eraftpb.MessageType_MsgRequestPreVote,
+		eraftpb.MessageType_MsgRequestPreVoteResponse,
+		eraftpb.MessageType_MsgHeartbeat,
+		eraftpb.MessageType_MsgHeartbeatResponse,
+		eraftpb.MessageType_MsgTimeoutNow,
+		eraftpb.MessageType_MsgTransferLeader:
+		return true
+	}
+	return false
+}
+
+// ReportRefused tells a host of a message that Send refused, as a dropped one
+// would be: its peer is unreachable, and a snapshot has failed. It calls the
+// router on the caller's goroutine, and returns false if the router said "not
+// now" to any of it.
+func ReportRefused(router Router, message *raft_serverpb.RaftMessage) bool {
+	envelope := envelopeOf(message)
+	taken := router.ReportUnreachable(envelope.RegionID, envelope.ToPeerID)
+	if envelope.HasMessage && envelope.Type == eraftpb.MessageType_MsgSnapshot {
+		taken = router.ReportSnapshotStatus(envelope.RegionID, envelope.ToPeerID, SnapshotFailure) && taken
+	}
+	return taken
+}

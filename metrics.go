@@ -1,0 +1,124 @@
+package raftmux
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// clientMetrics are a Client's counters. The names after the prefix, and the
+// labels, are TiKV's where it has them.
+type clientMetrics struct {
+	failures *prometheus.CounterVec
+	resolves *prometheus.CounterVec
+	ledger   *ledgerCollector
+}
+
+func newClientMetrics() *clientMetrics {
+	return &clientMetrics{
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "raftmux_server_report_failure_msg_total",
+			Help: "Messages refused or dropped, and streams broken, by reason and store. " +
+				"Refusals for a full queue count once per flush and connection. Compare with raftmux_messages_total.",
+		}, []string{"type", "store_id"}),
+		resolves: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "raftmux_server_resolve_store_total",
+			Help: "Look-ups of store addresses by outcome: success, failed, not_found, tombstone.",
+		}, []string{"type"}),
+	}
+}
+
+// Failed implements peer.Metrics.
+func (m *clientMetrics) Failed(reason string, storeID uint64, n int) {
+	m.failures.WithLabelValues(reason, strconv.FormatUint(storeID, 10)).Add(float64(n))
+}
+
+// Resolved implements peer.Metrics.
+func (m *clientMetrics) Resolved(outcome string) {
+	m.resolves.WithLabelValues(outcome).Inc()
+}
+
+func (m *clientMetrics) collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.failures, m.resolves, m.ledger}
+}
+
+func (m *clientMetrics) register(registerer prometheus.Registerer, stores func() []StoreStatus) error {
+	m.ledger = newLedgerCollector(stores)
+	return registerAll(registerer, m.collectors())
+}
+
+func (m *clientMetrics) unregister(registerer prometheus.Registerer) {
+	unregisterAll(registerer, m.collectors())
+}
+
+// ledgerCollector exports the ledgers as they stand when they are asked for.
+type ledgerCollector struct {
+	stores      func() []StoreStatus
+	messages    *prometheus.Desc
+	bytes       *prometheus.Desc
+	queued      *prometheus.Desc
+	queuedBytes *prometheus.Desc
+	batches     *prometheus.Desc
+	state       *prometheus.Desc
+}
+
+func newLedgerCollector(stores func() []StoreStatus) *ledgerCollector {
+	labels := []string{"store_id", "lane", "conn"}
+	outcome := append(labels[:len(labels):len(labels)], "outcome", "reason")
+	return &ledgerCollector{
+		stores: stores,
+		messages: prometheus.NewDesc("raftmux_messages_total",
+			"Messages by outcome: accepted, sent, dropped (with the reason). "+
+				"accepted = sent + dropped + raftmux_queue_messages whenever it is quiet.", outcome, nil),
+		bytes: prometheus.NewDesc("raftmux_message_bytes_total",
+			"Encoded bytes of the messages accepted and sent.", outcome, nil),
+		queued: prometheus.NewDesc("raftmux_queue_messages",
+			"Messages that wait. Compare with raft-client-queue-size.", labels, nil),
+		queuedBytes: prometheus.NewDesc("raftmux_queue_bytes",
+			"Encoded bytes of the messages that wait.", labels, nil),
+		batches: prometheus.NewDesc("raftmux_batches_total",
+			"Batches handed to streams. Sent messages over batches is the mean batch size.", labels, nil),
+		state: prometheus.NewDesc("raftmux_store_state",
+			"1 for the state that the store is in: connecting, up, down, tombstone.", []string{"store_id", "state"}, nil),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (l *ledgerCollector) Describe(descs chan<- *prometheus.Desc) {
+	for _, desc := range []*prometheus.Desc{l.messages, l.bytes, l.queued, l.queuedBytes, l.batches, l.state} {
+		descs <- desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (l *ledgerCollector) Collect(metrics chan<- prometheus.Metric) {
+	for _, store := range l.stores() {
+		id := strconv.FormatUint(store.StoreID, 10)
+		metrics <- prometheus.MustNewConstMetric(l.state, prometheus.GaugeValue, 1, id, store.State.String())
+		for _, c := range store.Connections {
+			l.collect(metrics, c.Ledger, c.Batches, id, c.Lane, strconv.Itoa(c.Index))
+		}
+		if store.Snapshots.Accepted > 0 {
+			l.collect(metrics, store.Snapshots, 0, id, "snapshot", "0")
+		}
+	}
+}
+
+func (l *ledgerCollector) collect(metrics chan<- prometheus.Metric, ledger Ledger, batches uint64, labels ...string) {
+	counter := func(desc *prometheus.Desc, value uint64, labels ...string) {
+		metrics <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value), labels...)
+	}
+	with := func(outcome, reason string) []string {
+		return append(labels[:len(labels):len(labels)], outcome, reason)
+	}
+	counter(l.messages, ledger.Accepted, with("accepted", "")...)
+	counter(l.messages, ledger.Sent, with("sent", "")...)
+	for reason, n := range ledger.Dropped {
+		counter(l.messages, n, with("dropped", reason)...)
+	}
+	counter(l.bytes, ledger.AcceptedBytes, with("accepted", "")...)
+	counter(l.bytes, ledger.SentBytes, with("sent", "")...)
+	counter(l.batches, batches, labels...)
+	metrics <- prometheus.MustNewConstMetric(l.queued, prometheus.GaugeValue, float64(ledger.Queued), labels...)
+	metrics <- prometheus.MustNewConstMetric(l.queuedBytes, prometheus.GaugeValue, float64(ledger.QueuedBytes), labels...)
+}

@@ -1,0 +1,233 @@
+package raftmux
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+)
+
+// Defaults of ClientOptions.
+const (
+	DefaultConnectionsPerStore = 1
+	DefaultQueueMessages       = 4096
+	DefaultQueueBytes          = 64 << 20
+	DefaultMaxBatchMessages    = 128
+	DefaultMaxBatchBytes       = 10 << 20
+	DefaultMaxMessageSize      = 64 << 20
+	DefaultMaxMessageAge       = 800 * time.Millisecond
+	DefaultBackoffStep         = time.Second
+	DefaultConnectTimeout      = 5 * time.Second
+	DefaultKeepaliveTime       = 10 * time.Second
+	DefaultKeepaliveTimeout    = 3 * time.Second
+	DefaultWindowSize          = 8 << 20
+	DefaultMaxSnapshots        = 32
+	DefaultCloseTimeout        = 10 * time.Second
+)
+
+// ClientOptions configures a Client. StoreID, Resolver and Router are
+// mandatory; every other field has a default, which its zero value stands for.
+// Where TiKV has a configuration key for the same thing, it is named.
+type ClientOptions struct {
+	// StoreID is the own store's id, never 0.
+	StoreID uint64
+	// Resolver finds the addresses of stores.
+	Resolver Resolver
+	// Router is told of failures.
+	Router Router
+	// SnapshotSender carries snapshot messages. Without one, every snapshot
+	// message ends in SnapshotFailure.
+	SnapshotSender SnapshotSender
+	// MaxSnapshots bounds the snapshots under way at a time; one more ends in
+	// SnapshotFailure at once. Default 32.
+	MaxSnapshots int
+	// Filter may take messages away at Send. Default none.
+	Filter Filter
+
+	// ConnectionsPerStore is the number of TCP connections to each store
+	// (grpc-raft-conn-num). A region always uses the same one. Default 1.
+	ConnectionsPerStore int
+	// QueueMessages bounds the messages that wait for one store, divided evenly
+	// among its connections (raft-client-queue-size). Default 4096.
+	QueueMessages int
+	// QueueBytes bounds the bytes that wait for one store, divided evenly among
+	// its connections, each of which is given room for MaxMessageSize at least.
+	// Default 64 MiB.
+	QueueBytes int
+	// MaxBatchMessages cuts batches by count (raft-msg-max-batch-size). Default 128.
+	MaxBatchMessages int
+	// MaxBatchBytes cuts batches by their exact size on the wire
+	// (max-grpc-send-msg-len). Default 10 MiB.
+	MaxBatchBytes int
+	// MaxMessageSize is the encoded size above which a message is refused
+	// (max-message-size). One larger than MaxBatchBytes travels alone. Default 64 MiB.
+	MaxMessageSize int
+	// MaxMessageAge is the age above which a waiting message is dropped and
+	// reported in place of being sent (raft-msg-max-age). Keep it below the
+	// election timeout. The default, 800 ms, suits the 1 s that hosts of etcd's
+	// raft commonly use.
+	MaxMessageAge time.Duration
+
+	// BackoffStep spaces the attempts to reach a store: attempt n waits for
+	// BackoffStep x min(n, 5), give or take a fifth
+	// (raft-client-backoff-step). Default 1 s.
+	BackoffStep time.Duration
+	// ConnectTimeout bounds the making of a connection. Default 5 s.
+	ConnectTimeout time.Duration
+	// KeepaliveTime is the time without traffic after which a connection is
+	// probed (grpc-keepalive-time); gRPC makes 10 s of less. Default 10 s.
+	KeepaliveTime time.Duration
+	// KeepaliveTimeout is the time that the probe's answer may take
+	// (grpc-keepalive-timeout). Default 3 s.
+	KeepaliveTimeout time.Duration
+	// WindowSize is the HTTP/2 window of streams and connections
+	// (grpc-stream-initial-window-size), at least 64 KiB. Default 8 MiB.
+	WindowSize int
+	// Credentials secure the connections. Default plaintext.
+	Credentials credentials.TransportCredentials
+	// Dialer makes the TCP connections. Return a plain *net.TCPConn where you
+	// can: gRPC detects a dead peer faster on one. Default net.Dialer.
+	Dialer func(ctx context.Context, address string) (net.Conn, error)
+	// DialOptions are added to those of every connection. A dialer among them
+	// is ignored; see Dialer.
+	DialOptions []grpc.DialOption
+
+	// Registerer takes the metrics. Default none.
+	Registerer prometheus.Registerer
+	// Logger takes the log. Default none.
+	Logger *slog.Logger
+	// Hooks let tests of a host break things at chosen points. Default none.
+	Hooks Hooks
+}
+
+// Hooks let the tests of a host break things at chosen points. They are safe to
+// set in production builds, where they cost nothing while they are nil. Each may
+// be called from several goroutines at once.
+type Hooks struct {
+	// BeforeResolve is asked before each look-up of a store's address; an error
+	// stands for the Resolver's answer.
+	BeforeResolve func(storeID uint64) error
+	// LoseSnapshot is asked at each accepted snapshot message; true makes the
+	// store's connections vanish at that point, with all that they hold.
+	LoseSnapshot func(envelope Envelope) bool
+}
+
+func (o ClientOptions) withDefaults() ClientOptions {
+	setDefault(&o.MaxSnapshots, DefaultMaxSnapshots)
+	setDefault(&o.ConnectionsPerStore, DefaultConnectionsPerStore)
+	setDefault(&o.QueueMessages, DefaultQueueMessages)
+	setDefault(&o.QueueBytes, DefaultQueueBytes)
+	setDefault(&o.MaxBatchMessages, DefaultMaxBatchMessages)
+	setDefault(&o.MaxBatchBytes, DefaultMaxBatchBytes)
+	setDefault(&o.MaxMessageSize, DefaultMaxMessageSize)
+	setDefault(&o.MaxMessageAge, DefaultMaxMessageAge)
+	setDefault(&o.BackoffStep, DefaultBackoffStep)
+	setDefault(&o.ConnectTimeout, DefaultConnectTimeout)
+	setDefault(&o.KeepaliveTime, DefaultKeepaliveTime)
+	setDefault(&o.KeepaliveTimeout, DefaultKeepaliveTimeout)
+	setDefault(&o.WindowSize, DefaultWindowSize)
+	if o.Dialer == nil {
+		o.Dialer = func(ctx context.Context, address string) (net.Conn, error) {
+			var dialer net.Dialer
+			return dialer.DialContext(ctx, "tcp", address)
+		}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+func setDefault[T int | time.Duration](field *T, value T) {
+	if *field == 0 {
+		*field = value
+	}
+}
+
+// validate checks options whose defaults are filled in.
+func (o ClientOptions) validate() error {
+	switch {
+	case o.StoreID == 0:
+		return &OptionError{Field: "StoreID", Problem: "is mandatory and never 0"}
+	case o.Resolver == nil:
+		return &OptionError{Field: "Resolver", Problem: "is mandatory"}
+	case o.Router == nil:
+		return &OptionError{Field: "Router", Problem: "is mandatory"}
+	}
+	for _, field := range []struct {
+		name    string
+		value   int
+		atLeast int
+		atMost  int
+	}{
+		{"MaxSnapshots", o.MaxSnapshots, 1, 1 << 20},
+		{"ConnectionsPerStore", o.ConnectionsPerStore, 1, 1024},
+		{"QueueMessages", o.QueueMessages, o.ConnectionsPerStore, 1 << 24},
+		{"QueueBytes", o.QueueBytes, 1, 1 << 40},
+		{"MaxBatchMessages", o.MaxBatchMessages, 1, 1 << 20},
+		{"MaxBatchBytes", o.MaxBatchBytes, 1, 1 << 30},
+		{"MaxMessageSize", o.MaxMessageSize, 1, 1 << 30},
+		{"WindowSize", o.WindowSize, 64 << 10, 1 << 30},
+	} {
+		if field.value < field.atLeast || field.value > field.atMost {
+			return &OptionError{
+				Field:   field.name,
+				Problem: fmt.Sprintf("is %d, must be between %d and %d", field.value, field.atLeast, field.atMost),
+			}
+		}
+	}
+	for _, field := range []struct {
+		name  string
+		value time.Duration
+	}{
+		{"MaxMessageAge", o.MaxMessageAge},
+		{"BackoffStep", o.BackoffStep},
+		{"ConnectTimeout", o.ConnectTimeout},
+		{"KeepaliveTime", o.KeepaliveTime},
+		{"KeepaliveTimeout", o.KeepaliveTimeout},
+	} {
+		if field.value < 0 {
+			return &OptionError{Field: field.name, Problem: fmt.Sprintf("is %v, must be positive", field.value)}
+		}
+	}
+	return nil
+}
+
+// ServerOptions configures a Server. StoreID and one of Handler and NewReceiver
+// are mandatory.
+type ServerOptions struct {
+	// StoreID is the own store's id, never 0. A batch with a message for another
+	// store ends its stream.
+	StoreID uint64
+	// Handler takes the messages as kvproto has them.
+	Handler Handler
+	// LendMessages lends messages to Handler for the time of the call only, and
+	// uses their memory again; nothing may be kept, by the host or by a Raft
+	// library behind it. Default false: messages are the host's to keep.
+	LendMessages bool
+	// NewReceiver makes a Receiver for each stream, in place of Handler.
+	NewReceiver func() Receiver
+	// Registerer takes the metrics. Default none.
+	Registerer prometheus.Registerer
+	// Logger takes the log. Default none.
+	Logger *slog.Logger
+}
+
+func (o ServerOptions) validate() error {
+	switch {
+	case o.StoreID == 0:
+		return &OptionError{Field: "StoreID", Problem: "is mandatory and never 0"}
+	case o.Handler == nil && o.NewReceiver == nil:
+		return &OptionError{Field: "Handler", Problem: "is mandatory, unless NewReceiver is given"}
+	case o.Handler != nil && o.NewReceiver != nil:
+		return &OptionError{Field: "NewReceiver", Problem: "is given beside Handler; one of them is enough"}
+	case o.LendMessages && o.Handler == nil:
+		return &OptionError{Field: "LendMessages", Problem: "goes with Handler only"}
+	}
+	return nil
+}

@@ -1,0 +1,126 @@
+package raftmux
+
+import (
+	"context"
+
+	"github.com/pingcap/kvproto/pkg/eraftpb"
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+
+	"github.com/raftmux/raftmux/internal/report"
+)
+
+// SnapshotStatus is how the sending of a snapshot ended.
+type SnapshotStatus = report.SnapshotStatus
+
+// The two ends of a snapshot message.
+const (
+	// SnapshotFinish means that the receiver has the snapshot.
+	SnapshotFinish = report.SnapshotFinish
+	// SnapshotFailure means that it doesn't, as far as anyone knows.
+	SnapshotFailure = report.SnapshotFailure
+)
+
+// Router is the host: it is told what went wrong, for whom, and what came back.
+//
+// Every call runs on the Client's one reporting goroutine, so calls never
+// overlap. A call must not block and must not call Client.Close. It returns
+// false to say "not now" (a full mailbox, say) and is then asked again within
+// some tens of milliseconds, without holding up the reports of others. None
+// runs after Client.Close has returned.
+//
+// Reports are advisory: they may overtake messages that were received before
+// them and are still queued in the host.
+type Router interface {
+	// ReportUnreachable says that messages to the peer were accepted and then
+	// dropped. It comes once per clearing, however many messages there were.
+	ReportUnreachable(regionID, peerID uint64) bool
+	// ReportSnapshotStatus says how an accepted snapshot message ended. Each
+	// gets exactly one.
+	ReportSnapshotStatus(regionID, peerID uint64, status SnapshotStatus) bool
+	// StoreUnreachable says that a stream to the store ended, and with it an
+	// unknown part of what it carried; every peer on the store is concerned.
+	// The ends of several connections within one backoff step are one call.
+	StoreUnreachable(storeID uint64) bool
+	// StoreUp says that the store can be reached, for the first time or again.
+	StoreUp(storeID uint64) bool
+}
+
+// Resolver finds the address of a store. It is called on goroutines of the
+// Client's own, at most one at a time per store, and may take its time; it
+// returns early when ctx ends.
+type Resolver interface {
+	// Resolve returns the address of a store as host:port, or an error that
+	// wraps ErrTombstone or ErrStoreNotFound, or any other. If stale is not
+	// empty, another store answered at that address: look past any cache.
+	Resolve(ctx context.Context, storeID uint64, stale string) (address string, err error)
+}
+
+// SnapshotSender carries snapshot messages, which don't ride the stream.
+type SnapshotSender interface {
+	// SendSnapshot sends a snapshot to the store at address and returns nil
+	// once the receiver has it. The message is the callee's. It runs on a
+	// goroutine of its own, of which there are at most
+	// ClientOptions.MaxSnapshots at a time, and returns when ctx ends.
+	SendSnapshot(ctx context.Context, address string, message *raft_serverpb.RaftMessage) error
+}
+
+// Envelope is what raftmux has to know of a message to route, bound and report it.
+type Envelope struct {
+	// RegionID is the Raft group.
+	RegionID uint64
+	// FromStoreID is the sender's store. It is set on what was received.
+	FromStoreID uint64
+	// ToStoreID and ToPeerID are the receiver.
+	ToStoreID, ToPeerID uint64
+	// Type is the Raft message's type if HasMessage is set.
+	Type       eraftpb.MessageType
+	HasMessage bool
+	// Bodiless is set on messages with extra_msg, is_tombstone or merge_target,
+	// which TiKV also sends without a Raft message.
+	Bodiless bool
+}
+
+// Encoder writes one raft_serverpb.RaftMessage. It is for adapters of other
+// Raft libraries, such as package etcdraft, that have no RaftMessage to give.
+type Encoder interface {
+	// Size returns the exact number of bytes that AppendTo appends.
+	Size() int
+	// AppendTo appends the encoded message to buffer, which has room for it,
+	// and returns the longer slice. It keeps no reference to either.
+	AppendTo(buffer []byte) []byte
+}
+
+// Filter decides which messages may pass. It is called by every Sender on its
+// own goroutine, must be safe for concurrent use, and must not block.
+type Filter interface {
+	// Pass returns false to take the message away; Send then returns ErrFiltered.
+	Pass(envelope Envelope) bool
+}
+
+// Handler takes the messages that a Server receives.
+type Handler interface {
+	// Step hands one message over. The calls of one stream are in order, one at
+	// a time; streams run side by side. An error means that this message was
+	// refused (unknown region, full mailbox); it is counted and nothing else
+	// suffers. Step must not block. The message is the host's to keep, unless
+	// ServerOptions.LendMessages says otherwise.
+	Step(message *raft_serverpb.RaftMessage) error
+}
+
+// Receiver turns the wire bytes of one stream into messages and hands them to
+// the host. It is for adapters of other Raft libraries, such as package
+// etcdraft; hosts that speak kvproto give a Handler instead.
+//
+// For each batch, Decode is called once per message, in order, and then either
+// Deliver or Discard, all on one goroutine at a time. The bytes given to Decode
+// stay valid and unchanged until Deliver or Discard has returned, and not longer.
+type Receiver interface {
+	// Decode parses one RaftMessage and holds it until Deliver. An error drops
+	// this message and no other.
+	Decode(message []byte) (Envelope, error)
+	// Deliver hands over what was decoded, in order, and says how many messages
+	// the host refused.
+	Deliver() (refused int)
+	// Discard forgets what was decoded.
+	Discard()
+}

@@ -1,0 +1,306 @@
+package raftmux
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/pingcap/kvproto/pkg/eraftpb"
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+
+	"github.com/raftmux/raftmux/internal/peer"
+	"github.com/raftmux/raftmux/internal/queue"
+	"github.com/raftmux/raftmux/internal/report"
+)
+
+// Sender is one worker's handle on a Client. It is not for concurrent use;
+// SharedSender is.
+//
+// Send encodes into memory of the Sender's own, and Flush hands that over, so
+// workers don't meet. No method blocks, dials or resolves.
+//
+// Messages of one region to one store leave in the order in which one Sender
+// accepted them. Flush before a region moves to another Sender.
+type Sender struct {
+	client *Client
+	routes map[uint64]*route // by store id
+	dirty  []*lane           // touched since the last flush
+	full   []*lane           // found full since the last flush
+	// refused counts the other refusals since the last flush, so that a store
+	// that takes nothing doesn't make every Send meet at the metrics' lock.
+	refused map[refusal]int
+	kvraft  kvEncoder
+	closed  bool
+}
+
+type refusal struct {
+	label   string
+	storeID uint64
+}
+
+// route is a Sender's cache of one store.
+type route struct {
+	store *peer.Store
+	lanes []*lane // by index of the connection; nil until used
+}
+
+// lane is a Sender's way into one connection.
+type lane struct {
+	stage       *queue.Stage
+	storeID     uint64
+	dirty, full bool
+}
+
+// Send encodes a message and stages it for its store. It returns nil if the
+// message was accepted, or a *SendError. Once it has returned, the caller may
+// use the message and all that it refers to again.
+//
+// An accepted message is sent, or dropped and reported; a refused one makes no
+// callback: to tell the own Raft is the caller's, see ReportRefused. A snapshot
+// message is accepted for the SnapshotSender and ends in exactly one status.
+func (s *Sender) Send(message *raft_serverpb.RaftMessage) error {
+	s.kvraft.message = message
+	defer s.kvraft.reset()
+	return s.SendEncoded(envelopeOf(message), &s.kvraft)
+}
+
+// SendEncoded is Send for adapters of other Raft libraries. The encoder is not
+// used after it has returned.
+func (s *Sender) SendEncoded(envelope Envelope, encoder Encoder) error {
+	if s.closed {
+		return refuse(envelope, ErrDisconnected, "the sender is closed")
+	}
+	if problem := s.client.invalid(envelope); problem != "" {
+		return s.refuse(envelope, ErrInvalid, problem)
+	}
+	if filter := s.client.options.Filter; filter != nil && !filter.Pass(envelope) {
+		return s.refuse(envelope, ErrFiltered, "")
+	}
+	size := encoder.Size()
+	if size <= 0 {
+		return s.refuse(envelope, ErrInvalid, "the message is empty")
+	}
+	if limit := s.client.options.MaxMessageSize; size > limit {
+		return s.refuse(envelope, ErrTooLarge, fmt.Sprintf("%d bytes, the limit is %d", size, limit))
+	}
+	err := s.send(envelope, encoder, size)
+	if errors.Is(err, ErrDisconnected) {
+		// The store may have been removed since this Sender used it, or revived.
+		// A second time it is so.
+		s.forget(envelope.ToStoreID)
+		err = s.send(envelope, encoder, size)
+	}
+	if err != nil {
+		return s.refuse(envelope, err, "")
+	}
+	return nil
+}
+
+// send returns nil or the bare reason.
+func (s *Sender) send(envelope Envelope, encoder Encoder, size int) error {
+	r, err := s.route(envelope.ToStoreID)
+	if err != nil {
+		return ErrDisconnected
+	}
+	switch {
+	case r.store.Tombstone():
+		return ErrDisconnected
+	case r.store.Paused():
+		return ErrPaused
+	case envelope.Type == eraftpb.MessageType_MsgSnapshot:
+		return s.sendSnapshot(r.store, envelope, encoder, size)
+	}
+	l, err := r.lane(envelope.RegionID)
+	if err != nil {
+		return ErrDisconnected
+	}
+	err = l.stage.Push(queue.Message{
+		RegionID: envelope.RegionID,
+		PeerID:   envelope.ToPeerID,
+		Volatile: isVolatile(envelope),
+		Size:     size,
+	}, encoder)
+	switch {
+	case err == nil:
+		if !l.dirty {
+			l.dirty = true
+			s.dirty = append(s.dirty, l)
+		}
+		return nil
+	case errors.Is(err, queue.ErrFull):
+		l.dirty = false // Push has flushed and woken the connection
+		if !l.full {
+			l.full = true
+			s.full = append(s.full, l)
+		}
+		return ErrFull
+	case errors.Is(err, queue.ErrDisconnected):
+		return ErrDisconnected
+	default:
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+}
+
+func (s *Sender) sendSnapshot(store *peer.Store, envelope Envelope, encoder Encoder, size int) error {
+	encoded := encoder.AppendTo(make([]byte, 0, size))
+	if len(encoded) != size {
+		return fmt.Errorf("%w: %w", ErrInvalid, queue.ErrEncoder)
+	}
+	if err := store.SendSnapshot(report.Peer{RegionID: envelope.RegionID, PeerID: envelope.ToPeerID}, encoded); err != nil {
+		return ErrDisconnected
+	}
+	if lose := s.client.options.Hooks.LoseSnapshot; lose != nil && lose(envelope) {
+		s.client.RemoveStore(envelope.ToStoreID)
+	}
+	return nil
+}
+
+// NeedFlush says whether Flush has anything to do.
+func (s *Sender) NeedFlush() bool {
+	return len(s.dirty) > 0 || len(s.full) > 0 || len(s.refused) > 0
+}
+
+// Flush lets everything accepted since the last Flush leave: each connection
+// touched is woken once. It also counts what was refused; each connection found
+// full counts once.
+func (s *Sender) Flush() {
+	for r, n := range s.refused {
+		s.client.metrics.Failed(r.label, r.storeID, n)
+	}
+	clear(s.refused)
+	for _, l := range s.full {
+		l.full = false
+		s.client.metrics.Failed(ReasonLabel(ErrFull), l.storeID, 1)
+	}
+	s.full = reuse(s.full)
+	for _, l := range s.dirty {
+		if l.dirty {
+			l.dirty = false
+			l.stage.Flush()
+		}
+	}
+	s.dirty = reuse(s.dirty)
+}
+
+// Close flushes and releases the Sender. Later sends fail with ErrDisconnected.
+// A second call does nothing.
+func (s *Sender) Close() {
+	s.Flush()
+	for storeID := range s.routes {
+		s.forget(storeID)
+	}
+	s.closed = true
+}
+
+func (s *Sender) route(storeID uint64) (*route, error) {
+	if r, ok := s.routes[storeID]; ok {
+		return r, nil
+	}
+	store, err := s.client.stores.Store(storeID)
+	if err != nil {
+		return nil, err
+	}
+	r := &route{store: store, lanes: make([]*lane, s.client.options.ConnectionsPerStore)}
+	s.routes[storeID] = r
+	return r, nil
+}
+
+func (r *route) lane(regionID uint64) (*lane, error) {
+	index := r.store.Route(regionID)
+	if l := r.lanes[index]; l != nil {
+		return l, nil
+	}
+	connection, err := r.store.Connection(index)
+	if err != nil {
+		return nil, err
+	}
+	l := &lane{stage: connection.NewStage(), storeID: r.store.ID()}
+	r.lanes[index] = l
+	return l, nil
+}
+
+// forget drops the cache of a store. What it staged is flushed.
+func (s *Sender) forget(storeID uint64) {
+	r := s.routes[storeID]
+	if r == nil {
+		return
+	}
+	delete(s.routes, storeID)
+	for _, l := range r.lanes {
+		if l != nil {
+			l.stage.Close()
+			l.dirty = false
+		}
+	}
+}
+
+// refuse counts and builds the error of a message that is not accepted.
+func (s *Sender) refuse(envelope Envelope, reason error, detail string) error {
+	if !errors.Is(reason, ErrFull) {
+		s.refused[refusal{ReasonLabel(reason), envelope.ToStoreID}]++
+	}
+	return refuse(envelope, reason, detail)
+}
+
+func refuse(envelope Envelope, reason error, detail string) error {
+	return &SendError{
+		StoreID:  envelope.ToStoreID,
+		RegionID: envelope.RegionID,
+		PeerID:   envelope.ToPeerID,
+		Reason:   reason,
+		Detail:   detail,
+	}
+}
+
+// maxKept is the length above which a list is given back once it is empty.
+const maxKept = 2048
+
+func reuse(lanes []*lane) []*lane {
+	if cap(lanes) > maxKept {
+		return nil
+	}
+	clear(lanes)
+	return lanes[:0]
+}
+
+// SharedSender is a Sender that is safe for concurrent use, at the price of a
+// lock that all its callers share. See Sender for the methods.
+type SharedSender struct {
+	mu     sync.Mutex
+	sender *Sender
+}
+
+// Send is Sender.Send.
+func (s *SharedSender) Send(message *raft_serverpb.RaftMessage) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sender.Send(message)
+}
+
+// SendEncoded is Sender.SendEncoded.
+func (s *SharedSender) SendEncoded(envelope Envelope, encoder Encoder) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sender.SendEncoded(envelope, encoder)
+}
+
+// NeedFlush is Sender.NeedFlush.
+func (s *SharedSender) NeedFlush() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sender.NeedFlush()
+}
+
+// Flush is Sender.Flush. It flushes what all callers sent.
+func (s *SharedSender) Flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sender.Flush()
+}
+
+// Close is Sender.Close.
+func (s *SharedSender) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sender.Close()
+}

@@ -1,0 +1,153 @@
+package raftmux
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	"github.com/raftmux/raftmux/internal/wire"
+)
+
+// maxReceiveSize bounds what a Server takes at once: room for the largest
+// message of a TiKV whose max-grpc-send-msg-len was raised from its 10 MiB.
+const maxReceiveSize = 128 << 20
+
+// GRPCServerOptions returns what a grpc.Server needs to carry a Server: the
+// codec, windows and a size limit for batches, and patience with the keepalive
+// pings of peers on streams that the server never writes to. Other services on
+// the same grpc.Server work as they do without it.
+func GRPCServerOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(wire.Codec{}),
+		grpc.MaxRecvMsgSize(maxReceiveSize),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+		// Both windows, or the connection's stays at 64 KiB.
+		grpc.InitialWindowSize(DefaultWindowSize),
+		grpc.InitialConnWindowSize(DefaultWindowSize),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time:    DefaultKeepaliveTime,
+			Timeout: DefaultKeepaliveTimeout,
+		}),
+		// TiKV pings every 10 s on a stream where nothing comes back, which
+		// gRPC's default takes for an attack.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
+			MinTime:             time.Second,
+			PermitWithoutStream: true,
+		}),
+	}
+}
+
+// Server is a store's receiving half: the service tikvpb.Tikv with BatchRaft
+// and Raft. Its other methods, Snapshot among them, answer UNIMPLEMENTED. It is
+// safe for concurrent use.
+//
+// Each stream has two goroutines: gRPC's, and one that reads and hands over.
+type Server struct {
+	options ServerOptions
+	metrics *serverMetrics
+	closing chan struct{}
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool
+	streams int
+	living  map[senderKey]*inbound // streams of raftmux stores
+}
+
+// NewServer returns a Server, or an *OptionError that names a field.
+func NewServer(options ServerOptions) (*Server, error) {
+	if err := options.validate(); err != nil {
+		return nil, err
+	}
+	if options.Logger == nil {
+		options.Logger = slog.New(slog.DiscardHandler)
+	}
+	if handler := options.Handler; handler != nil {
+		lend := options.LendMessages
+		options.NewReceiver = func() Receiver { return newKVReceiver(handler, lend) }
+	}
+	s := &Server{
+		options: options,
+		metrics: newServerMetrics(),
+		closing: make(chan struct{}),
+		living:  make(map[senderKey]*inbound),
+	}
+	if options.Registerer != nil {
+		if err := s.metrics.register(options.Registerer); err != nil {
+			return nil, &OptionError{Field: "Registerer", Problem: err.Error()}
+		}
+	}
+	return s, nil
+}
+
+// Register adds the service to a grpc.Server that was built with
+// GRPCServerOptions. Streams to one that was not end at their first message,
+// with an error that says so.
+func (s *Server) Register(registrar grpc.ServiceRegistrar) {
+	registrar.RegisterService(&grpc.ServiceDesc{
+		ServiceName: wire.ServiceName,
+		HandlerType: (*any)(nil),
+		Metadata:    "tikvpb.proto",
+		Streams: []grpc.StreamDesc{
+			{StreamName: "BatchRaft", ClientStreams: true, Handler: s.handle(false)},
+			{StreamName: "Raft", ClientStreams: true, Handler: s.handle(true)},
+		},
+	}, s)
+}
+
+// ErrServerClosed means that a Server did not end all its streams in time.
+var ErrServerClosed = errors.New("raftmux: server close: a handler has not returned")
+
+// Close ends all streams and waits for their goroutines until ctx ends; then it
+// returns an error that wraps ErrServerClosed, because a Handler has not
+// returned. Nothing is handed over after it has returned nil. It is idempotent.
+//
+// Call it before grpc.Server.GracefulStop, which would wait for streams that
+// never end by themselves.
+func (s *Server) Close(ctx context.Context) error {
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		close(s.closing)
+		s.metrics.unregister(s.options.Registerer)
+	}
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() { // ends with the last stream
+		s.running.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return errors.Join(ErrServerClosed, ctx.Err())
+	}
+}
+
+// handle returns the gRPC handler of BatchRaft, or of Raft if bare is set.
+func (s *Server) handle(bare bool) grpc.StreamHandler {
+	return func(_ any, stream grpc.ServerStream) error {
+		in, err := s.admit(stream, bare)
+		if err != nil {
+			return err
+		}
+		defer s.dismiss(in)
+		select {
+		case <-in.done:
+			return in.result
+		case <-in.superseded:
+			return status.Error(codes.Aborted, "raftmux: a newer stream of this connection has come")
+		case <-s.closing:
+			return status.Error(codes.Unavailable, "raftmux: the store is shutting down")
+		}
+	}
+}

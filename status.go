@@ -1,0 +1,165 @@
+package raftmux
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/raftmux/raftmux/internal/peer"
+	"github.com/raftmux/raftmux/internal/queue"
+)
+
+// StoreState is what a Client knows of another store.
+type StoreState uint8
+
+// The states of a store.
+const (
+	// StoreConnecting means that the store was not reached yet, and the Router
+	// was told nothing.
+	StoreConnecting StoreState = iota + 1
+	// StoreUp means that a stream to the store is alive.
+	StoreUp
+	// StoreDown means that none is.
+	StoreDown
+	// StoreTombstone means that the store is gone for ever.
+	StoreTombstone
+)
+
+// String implements fmt.Stringer.
+func (s StoreState) String() string {
+	switch s {
+	case StoreConnecting:
+		return "connecting"
+	case StoreUp:
+		return "up"
+	case StoreDown:
+		return "down"
+	case StoreTombstone:
+		return "tombstone"
+	default:
+		return "unknown"
+	}
+}
+
+// StoreStatus is another store as a Client sees it at one moment.
+type StoreStatus struct {
+	StoreID uint64
+	State   StoreState
+	// Paused means that the allowlist leaves the store out.
+	Paused bool
+	// Address is the last one that the Resolver returned, "" if there is none.
+	Address string
+	// Connections are those used so far.
+	Connections []ConnectionStatus
+	// Snapshots accounts for snapshot messages: those sent were handed to the
+	// SnapshotSender.
+	Snapshots Ledger
+}
+
+// ConnectionStatus is one connection at one moment.
+type ConnectionStatus struct {
+	// Lane is "data" today.
+	Lane  string
+	Index int
+	// Generation counts the streams opened.
+	Generation uint64
+	// Connected means that a stream is open.
+	Connected bool
+	// Batches counts the writes to streams; Wakes the wake-ups that caused them.
+	Batches, Wakes uint64
+	Ledger         Ledger
+}
+
+// Ledger accounts for every accepted message: whenever it is quiet, Accepted is
+// Sent plus all of Dropped plus Queued. Bytes are those of encoded messages.
+type Ledger struct {
+	Accepted, AcceptedBytes uint64
+	// Sent means handed to a stream, whatever became of it there.
+	Sent, SentBytes uint64
+	// Queued messages wait, flushed or not.
+	Queued, QueuedBytes uint64
+	// Dropped counts by reason. Nil if nothing was dropped.
+	Dropped map[string]uint64
+}
+
+// DroppedTotal sums Dropped over all reasons.
+func (l Ledger) DroppedTotal() uint64 {
+	var total uint64
+	for _, n := range l.Dropped {
+		total += n
+	}
+	return total
+}
+
+// Store returns what is known of a store, and false if nothing is: no message
+// to it was accepted since the Client began or the store was removed.
+func (c *Client) Store(storeID uint64) (StoreStatus, bool) {
+	store := c.stores.Lookup(storeID)
+	if store == nil {
+		return StoreStatus{}, false
+	}
+	return statusOf(store), true
+}
+
+// Stores returns all known stores, by id.
+func (c *Client) Stores() []StoreStatus {
+	stores := c.stores.Stores()
+	all := make([]StoreStatus, 0, len(stores))
+	for _, store := range stores {
+		all = append(all, statusOf(store))
+	}
+	slices.SortFunc(all, func(a, b StoreStatus) int { return cmp.Compare(a.StoreID, b.StoreID) })
+	return all
+}
+
+func statusOf(store *peer.Store) StoreStatus {
+	inner := store.Status()
+	status := StoreStatus{
+		StoreID:   inner.StoreID,
+		State:     stateOf(inner),
+		Paused:    inner.Paused,
+		Address:   inner.Address,
+		Snapshots: ledgerOf(inner.Snapshots),
+	}
+	for _, c := range inner.Connections {
+		status.Connections = append(status.Connections, ConnectionStatus{
+			Lane:       c.Lane,
+			Index:      c.Index,
+			Generation: c.Generation,
+			Connected:  c.Open,
+			Batches:    c.Ledger.Batches,
+			Wakes:      c.Ledger.Wakes,
+			Ledger:     ledgerOf(c.Ledger),
+		})
+	}
+	return status
+}
+
+func stateOf(status peer.Status) StoreState {
+	switch {
+	case status.Tombstone:
+		return StoreTombstone
+	case status.Up:
+		return StoreUp
+	case status.Down:
+		return StoreDown
+	default:
+		return StoreConnecting
+	}
+}
+
+func ledgerOf(inner queue.Ledger) Ledger {
+	ledger := Ledger{
+		Accepted: inner.Accepted, AcceptedBytes: inner.AcceptedBytes,
+		Sent: inner.Sent, SentBytes: inner.SentBytes,
+		Queued: inner.Queued, QueuedBytes: inner.QueuedBytes,
+	}
+	for _, reason := range queue.Reasons() {
+		if n := inner.Dropped[reason]; n > 0 {
+			if ledger.Dropped == nil {
+				ledger.Dropped = make(map[string]uint64)
+			}
+			ledger.Dropped[reason.String()] = n
+		}
+	}
+	return ledger
+}
