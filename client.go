@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/raftmux/raftmux/internal/grpcstream"
 	"github.com/raftmux/raftmux/internal/peer"
 	"github.com/raftmux/raftmux/internal/queue"
 	"github.com/raftmux/raftmux/internal/report"
@@ -33,6 +34,9 @@ func NewClient(options ClientOptions) (*Client, error) {
 	options = options.withDefaults()
 	if err := options.validate(); err != nil {
 		return nil, err
+	}
+	if options.transport == nil {
+		options.transport = options.grpcTransport()
 	}
 	metrics := newClientMetrics()
 	c := &Client{
@@ -72,15 +76,22 @@ func (c *Client) peerOptions() *peer.Options {
 			Bytes:    o.MaxBatchBytes,
 			Age:      o.MaxMessageAge,
 		},
-		BackoffStep:      o.BackoffStep,
+		BackoffStep: o.BackoffStep,
+		Transport:   o.transport,
+	}
+}
+
+func (o ClientOptions) grpcTransport() peer.Transport {
+	return grpcstream.New(grpcstream.Options{
+		StoreID:          o.StoreID,
 		ConnectTimeout:   o.ConnectTimeout,
 		KeepaliveTime:    o.KeepaliveTime,
 		KeepaliveTimeout: o.KeepaliveTimeout,
 		WindowSize:       o.WindowSize,
-		Credentials:      o.Credentials,
 		Dialer:           o.Dialer,
+		Credentials:      o.Credentials,
 		DialOptions:      o.DialOptions,
-	}
+	})
 }
 
 // NewSender returns a worker's own handle. Close it when the worker ends.

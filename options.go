@@ -10,6 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+
+	"github.com/raftmux/raftmux/internal/peer"
 )
 
 // Defaults of ClientOptions.
@@ -103,6 +105,8 @@ type ClientOptions struct {
 	Logger *slog.Logger
 	// Hooks let tests of a host break things at chosen points. Default none.
 	Hooks Hooks
+
+	transport peer.Transport // in place of gRPC, for benchmarks of what is above it
 }
 
 // Hooks let the tests of a host break things at chosen points. They are safe to

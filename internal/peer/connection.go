@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"github.com/raftmux/raftmux/internal/queue"
 )
 
@@ -109,27 +107,27 @@ func (c *Connection) attempt() *failure {
 	if err != nil {
 		return &failure{atResolve, err}
 	}
-	link, err := c.store.options.connect(c.ctx, l.address)
+	link, err := c.store.options.Transport.Connect(c.ctx, l.address)
 	if err != nil {
 		return &failure{atConnect, fmt.Errorf("raftmux: connect to store %d at %s: %w", c.store.id, l.address, err)}
 	}
-	// Once it was established a ClientConn is never used again: its own
+	// Once it was established a link is never used again: gRPC's own
 	// reconnecting would compete with ours.
-	defer link.close()
-	return c.serve(link.client, l.address)
+	defer link.Close()
+	return c.serve(link, l.address)
 }
 
 // serve opens the kinds of streams in turn until the peer knows one, and
 // carries messages.
-func (c *Connection) serve(client *grpc.ClientConn, address string) *failure {
+func (c *Connection) serve(link Link, address string) *failure {
 	var err error
-	for _, kind := range kinds {
-		err = c.live(client, kind)
+	for _, kind := range chain {
+		err = c.live(link, kind)
 		if err == nil {
 			return nil
 		}
-		if !isUnimplemented(err) {
-			if isWrongStore(err) {
+		if !errors.Is(err, ErrUnimplemented) {
+			if errors.Is(err, ErrWrongStore) {
 				c.store.markStale(address)
 			}
 			return &failure{atStream, fmt.Errorf("raftmux: stream to store %d at %s: %w", c.store.id, address, err)}
@@ -140,8 +138,8 @@ func (c *Connection) serve(client *grpc.ClientConn, address string) *failure {
 
 // live is one generation: a stream from open to end. It returns nil only when
 // the peer has confirmed everything and the Client is closing.
-func (c *Connection) live(client *grpc.ClientConn, kind kind) error {
-	g, err := c.openGeneration(client, kind)
+func (c *Connection) live(link Link, kind Kind) error {
+	g, err := c.openGeneration(link, kind)
 	if err != nil {
 		return err
 	}
@@ -162,13 +160,12 @@ func (c *Connection) live(client *grpc.ClientConn, kind kind) error {
 // no timer: while one batch is on its way the next fills up.
 func (c *Connection) pump(g *generation) error {
 	limits := c.store.options.Limits
-	limits.Bare = g.kind.bare
+	limits.Bare = g.kind == Raft
 	closing := c.store.set.closing
 	finishing := false
 	for {
 		batch, ok := c.queue.Take(limits)
 		if ok {
-			g.carried = true
 			if err := g.send(batch); err != nil {
 				return err
 			}
@@ -179,7 +176,7 @@ func (c *Connection) pump(g *generation) error {
 		}
 		if finishing && closing != nil {
 			closing = nil
-			g.closeSend()
+			g.stream.CloseSend()
 		}
 		select {
 		case <-g.ended:

@@ -10,12 +10,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"time"
 
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 
 	"github.com/raftmux/raftmux/internal/queue"
 	"github.com/raftmux/raftmux/internal/report"
@@ -36,9 +33,6 @@ type SnapshotSender interface {
 	SendSnapshot(ctx context.Context, address string, message *raft_serverpb.RaftMessage) error
 }
 
-// Dialer makes TCP connections.
-type Dialer func(ctx context.Context, address string) (net.Conn, error)
-
 // Metrics counts what the ledgers don't.
 type Metrics interface {
 	// Failed counts n messages, or events, that failed for a reason.
@@ -48,7 +42,7 @@ type Metrics interface {
 }
 
 // Options configures a Set and all its stores. All fields are mandatory, but
-// for SnapshotSender, BeforeResolve, Credentials and DialOptions.
+// for SnapshotSender and BeforeResolve.
 type Options struct {
 	StoreID        uint64 // the own store
 	Incarnation    uint64 // this life of the own store
@@ -68,12 +62,6 @@ type Options struct {
 	Pool          *queue.Pool
 	Limits        queue.Limits
 
-	BackoffStep      time.Duration
-	ConnectTimeout   time.Duration
-	KeepaliveTime    time.Duration
-	KeepaliveTimeout time.Duration
-	WindowSize       int
-	Credentials      credentials.TransportCredentials
-	Dialer           Dialer
-	DialOptions      []grpc.DialOption
+	Transport   Transport
+	BackoffStep time.Duration
 }

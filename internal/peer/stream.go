@@ -4,45 +4,80 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"strconv"
-	"strings"
 	"time"
-
-	"github.com/pingcap/kvproto/pkg/raft_serverpb"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 
 	"github.com/raftmux/raftmux/internal/queue"
 	"github.com/raftmux/raftmux/internal/wire"
 )
 
-// kind is one way to carry messages. Its place in kinds is its turn in the
-// fall-back chain.
-type kind struct {
-	name   string
-	method string
-	bare   bool // one message at a time, without a frame
+// Transport makes connections to stores. It is the port behind which the
+// sockets are.
+type Transport interface {
+	// Connect makes one connection and returns when it is ready, failed, or ctx
+	// has ended. It doesn't try again.
+	Connect(ctx context.Context, address string) (Link, error)
 }
 
-var kinds = [...]kind{
-	{name: "BatchRaft", method: wire.BatchRaftMethod},
-	{name: "Raft", method: wire.RaftMethod, bare: true},
+// Link is one connection to a store.
+type Link interface {
+	// Open opens a stream, which lives until ctx ends, it breaks, or the peer
+	// ends it. The stream before it has ended.
+	Open(ctx context.Context, kind Kind, id wire.StreamID) (Stream, error)
+	// Close ends the connection at once, and what is on it. It doesn't wait for
+	// the peer.
+	Close()
 }
+
+// Stream is an open stream. Send and CloseSend belong to one goroutine, Wait to
+// another.
+type Stream interface {
+	// Send hands a batch over, which belongs to the stream then, and returns when
+	// there is room for the next. After an error the stream has ended or is
+	// about to, without further help; Wait tells why.
+	Send(batch queue.Batch) error
+	// CloseSend says that nothing more comes.
+	CloseSend()
+	// Wait returns when the stream has ended: nil if the peer has read
+	// everything and said so. It calls answered if the peer's headers come, with
+	// the store id that they name, or 0. The error wraps ErrUnimplemented or
+	// ErrWrongStore where it is that.
+	Wait(answered func(storeID uint64)) error
+}
+
+// The ends of a stream that mean more than that it broke.
+var (
+	// ErrUnimplemented means that the peer doesn't know this kind of stream.
+	ErrUnimplemented = errors.New("the peer doesn't know the method")
+	// ErrWrongStore means that another store answered.
+	ErrWrongStore = errors.New("another store answered")
+)
+
+// Kind is one way to carry messages.
+type Kind uint8
+
+// The kinds of streams.
+const (
+	// BatchRaft carries batches.
+	BatchRaft Kind = iota
+	// Raft carries one message at a time, without a frame. Peers of old know
+	// nothing else.
+	Raft
+)
+
+// chain is the order in which the kinds are tried.
+var chain = [...]Kind{BatchRaft, Raft}
 
 // errFinished means that the peer has read everything and said so.
 var errFinished = errors.New("finished")
 
-// generation is one stream, from open to end. One goroutine sends, another
+// generation is one life of a connection's stream. One goroutine sends, another
 // waits for the end.
 type generation struct {
-	kind   kind
-	stream grpc.ClientStream
+	kind   Kind
+	stream Stream
 	cancel context.CancelFunc
-	ended  chan struct{} // closed by the receiving goroutine
-	result error         // why it ended, nil for Done; readable once ended is closed
+	ended  chan struct{} // closed by the waiting goroutine
+	result error         // why it ended, nil for well; readable once ended is closed
 
 	carried bool // belongs to the sending goroutine
 
@@ -50,28 +85,15 @@ type generation struct {
 	upTimer  *time.Timer
 }
 
-// openGeneration opens a stream. The generation ends when its cancel is called,
-// the stream breaks, or the peer ends it.
-func (c *Connection) openGeneration(client *grpc.ClientConn, kind kind) (*generation, error) {
-	o := c.store.options
-	number := c.generation.Add(1)
-	ctx, cancel := context.WithCancel(metadata.NewOutgoingContext(c.ctx, metadata.Pairs(
-		wire.SourceStoreKey, strconv.FormatUint(o.StoreID, 10),
-		wire.VersionKey, wire.Version,
-		wire.CapabilitiesKey, "",
-		wire.StreamKey, wire.StreamID{
-			Incarnation: o.Incarnation,
-			Lane:        LaneData,
-			Index:       c.index,
-			Generation:  number,
-		}.String(),
-	)))
-	stream, err := client.NewStream(ctx, &grpc.StreamDesc{StreamName: kind.name, ClientStreams: true}, kind.method,
-		grpc.ForceCodecV2(wire.Codec{}),
-		// Without this gRPC keeps what was sent, to replay it on a transport of
-		// its own choice.
-		grpc.MaxRetryRPCBufferSize(0),
-	)
+// openGeneration opens a stream.
+func (c *Connection) openGeneration(link Link, kind Kind) (*generation, error) {
+	ctx, cancel := context.WithCancel(c.ctx)
+	stream, err := link.Open(ctx, kind, wire.StreamID{
+		Incarnation: c.store.options.Incarnation,
+		Lane:        LaneData,
+		Index:       c.index,
+		Generation:  c.generation.Add(1),
+	})
 	if err != nil {
 		cancel()
 		return nil, err
@@ -80,52 +102,37 @@ func (c *Connection) openGeneration(client *grpc.ClientConn, kind kind) (*genera
 	c.open.Store(true)
 	// A peer that doesn't send its headers counts as up when the stream has
 	// stayed open for one backoff step.
-	g.upTimer = time.AfterFunc(o.BackoffStep, func() { c.store.cameUp(g) })
-	go g.receive(c.store)
+	g.upTimer = time.AfterFunc(c.store.options.BackoffStep, func() { c.store.cameUp(g) })
+	go g.wait(c.store)
 	return g, nil
 }
 
-// receive waits for the headers and for the end. live waits for it.
-func (g *generation) receive(s *Store) {
+// wait waits for the headers and for the end. live waits for it in turn.
+func (g *generation) wait(s *Store) {
 	defer close(g.ended)
-	header, err := g.stream.Header()
-	if err == nil && header != nil {
-		if got := header.Get(wire.StoreKey); len(got) > 0 && got[0] != strconv.FormatUint(s.id, 10) {
+	var wrong error
+	err := g.stream.Wait(func(storeID uint64) {
+		if storeID != 0 && storeID != s.id {
+			wrong = fmt.Errorf("%w: store %d in place of store %d", ErrWrongStore, storeID, s.id)
 			g.cancel()
-			g.result = &wrongStoreError{want: s.id, got: got[0]}
 			return
 		}
 		s.cameUp(g)
+	})
+	g.result = err
+	if wrong != nil {
+		g.result = wrong
 	}
-	g.result = g.stream.RecvMsg(new(raft_serverpb.Done))
 }
 
-// wrongStoreError means that another store answered, and said so at once.
-type wrongStoreError struct {
-	want uint64
-	got  string
-}
-
-func (e *wrongStoreError) Error() string {
-	return fmt.Sprintf("StoreNotMatch: connected to store %s, not to store %d", e.got, e.want)
-}
-
-// send hands a batch over and returns when the stream has room again. After an
-// error the stream has ended.
+// send hands a batch over. After an error the generation has ended.
 func (g *generation) send(batch queue.Batch) error {
-	outgoing := wire.Outgoing{Buffers: batch.Buffers}
-	err := g.stream.SendMsg(&outgoing)
-	outgoing.Free()
-	if err == nil {
-		return nil
-	}
-	if !errors.Is(err, io.EOF) {
-		g.cancel() // lest the stream lives on, half broken
+	g.carried = true
+	if err := g.stream.Send(batch); err != nil {
 		<-g.ended
-		return err
+		return g.err()
 	}
-	<-g.ended // the reason comes this way
-	return g.err()
+	return nil
 }
 
 func (g *generation) hasEnded() bool {
@@ -140,28 +147,7 @@ func (g *generation) hasEnded() bool {
 // err returns why the generation ended, never nil.
 func (g *generation) err() error {
 	if g.result == nil {
-		return fmt.Errorf("the peer ended %s with Done", g.kind.name)
+		return errors.New("the peer ended the stream with Done")
 	}
 	return g.result
-}
-
-func (g *generation) closeSend() {
-	_ = g.stream.CloseSend() // always nil; a broken stream shows in result
-}
-
-func isUnimplemented(err error) bool {
-	return status.Code(err) == codes.Unimplemented
-}
-
-// isWrongStore recognises the end of a stream that led to another store: by its
-// detail between raftmux stores, by its text from TiKV.
-func isWrongStore(err error) bool {
-	if other := (*wrongStoreError)(nil); errors.As(err, &other) {
-		return true
-	}
-	s, ok := status.FromError(err)
-	if !ok {
-		return false
-	}
-	return wire.IsWrongStore(s) || strings.Contains(s.Message(), "StoreNotMatch")
 }

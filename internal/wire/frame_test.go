@@ -106,6 +106,8 @@ func TestReadFramesBroken(t *testing.T) {
 		}
 		if fe := (*FrameError)(nil); errors.As(frames.Err(), &fe) && fe.Offset != c.offset {
 			t.Errorf("%s: at %d, want %d", c.name, fe.Offset, c.offset)
+		} else if fe != nil && !strings.Contains(fe.Error(), c.reason.Error()) {
+			t.Errorf("%s: the text is %q", c.name, fe)
 		}
 	}
 }

@@ -37,7 +37,7 @@ func uvarint(b []byte, i int) (uint64, int) {
 		}
 		c := b[i]
 		i++
-		v |= uint64(c&0x7f) << shift
+		v |= uint64(c&0x7f) << (shift & 63) // the mask spares a check
 		if c < 0x80 {
 			return v, i
 		}
@@ -49,6 +49,14 @@ func uvarint(b []byte, i int) (uint64, int) {
 // as a slice of b that cannot grow into what follows, and the index behind
 // them, or (nil, overrun). A slice that it returns is never nil otherwise.
 func delimited(b []byte, i int) ([]byte, int) {
+	if i < len(b) && b[i] < 0x80 { // mostly
+		start := i + 1
+		end := start + int(b[i])
+		if end > len(b) {
+			return nil, overrun
+		}
+		return b[start:end:end], end
+	}
 	n, i := uvarint(b, i)
 	if i > len(b) || n > uint64(len(b)-i) {
 		return nil, overrun

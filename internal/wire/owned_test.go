@@ -54,34 +54,6 @@ func TestDecodeAllocations(t *testing.T) {
 	}
 }
 
-// A lease doesn't hold for ever what one large batch needed.
-func TestLeaseShrinks(t *testing.T) {
-	d := NewDecoder(DecoderOptions{Lent: true})
-	huge := mustMarshal(t, appendOf(1, 100000, 0))
-	small := mustMarshal(t, heartbeat(1))
-	for range 3 {
-		for range 2000 {
-			if _, err := d.Decode(small); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if _, err := d.Decode(huge); err != nil {
-			t.Fatal(err)
-		}
-		d.Reset()
-	}
-	size := len(d.lease.nodes)*nodeChunk*int(reflect.TypeFor[node]().Size()) +
-		len(d.lease.entries)*entryChunk*int(reflect.TypeFor[eraftpb.Entry]().Size()) + 8*len(d.lease.ptrs)
-	if size > 600<<10 {
-		t.Errorf("%d KiB are kept", size>>10)
-	}
-	for _, chunk := range d.lease.nodes[:cap(d.lease.nodes)][len(d.lease.nodes):] {
-		if chunk != nil {
-			t.Fatal("a chunk is still held")
-		}
-	}
-}
-
 // The slabs fill the allocator's size classes, as owned.go counts them.
 func TestSlabSizes(t *testing.T) {
 	const header = 8

@@ -1,38 +1,63 @@
-package peer
+// Package grpcstream carries streams over gRPC: the sockets, and nothing that
+// decides when to connect, what to send, or what a failure means.
+package grpcstream
 
 import (
 	"context"
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/raftmux/raftmux/internal/peer"
 	"github.com/raftmux/raftmux/internal/wire"
 )
 
+// Options configures a Transport. All fields are mandatory, but for Credentials
+// and DialOptions.
+type Options struct {
+	StoreID          uint64 // the own store
+	ConnectTimeout   time.Duration
+	KeepaliveTime    time.Duration
+	KeepaliveTimeout time.Duration
+	WindowSize       int
+	Dialer           func(ctx context.Context, address string) (net.Conn, error)
+	Credentials      credentials.TransportCredentials
+	DialOptions      []grpc.DialOption
+}
+
+// Transport implements peer.Transport. It is safe for concurrent use.
+type Transport struct{ options Options }
+
+// New returns a Transport.
+func New(options Options) *Transport { return &Transport{options: options} }
+
 // link is one TCP connection to a store and the ClientConn that uses it.
 type link struct {
-	client *grpc.ClientConn
+	client  *grpc.ClientConn
+	storeID uint64 // the own store
 
 	mu     sync.Mutex
 	conns  []net.Conn // as gRPC dialled them; one, as a rule
 	closed bool
 }
 
-// connect makes one TCP connection and waits until it is ready, for
-// ConnectTimeout at most. gRPC gets one try: trying again is up to us.
-func (o *Options) connect(ctx context.Context, address string) (*link, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, o.ConnectTimeout,
-		fmt.Errorf("no connection within %v", o.ConnectTimeout))
+// Connect implements peer.Transport. It waits for ConnectTimeout at most. gRPC
+// gets one try: trying again is not up to it.
+func (t *Transport) Connect(ctx context.Context, address string) (peer.Link, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, t.options.ConnectTimeout,
+		fmt.Errorf("no connection within %v", t.options.ConnectTimeout))
 	defer cancel()
-	l := new(link)
-	options := append(o.dialOptions(), grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
-		return l.dial(ctx, o.Dialer, address)
+	l := &link{storeID: t.options.StoreID}
+	options := append(t.dialOptions(), grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+		return l.dial(ctx, t.options.Dialer, address)
 	}))
 	client, err := grpc.NewClient("passthrough:///"+address, options...)
 	if err != nil {
@@ -40,7 +65,7 @@ func (o *Options) connect(ctx context.Context, address string) (*link, error) {
 	}
 	l.client = client
 	if err := awaitReady(ctx, client); err != nil {
-		l.close()
+		l.Close()
 		return nil, err
 	}
 	return l, nil
@@ -48,7 +73,9 @@ func (o *Options) connect(ctx context.Context, address string) (*link, error) {
 
 // dial returns the connection as it is: gRPC sets TCP_USER_TIMEOUT only on a
 // plain *net.TCPConn.
-func (l *link) dial(ctx context.Context, dialer Dialer, address string) (net.Conn, error) {
+func (l *link) dial(
+	ctx context.Context, dialer func(context.Context, string) (net.Conn, error), address string,
+) (net.Conn, error) {
 	conn, err := dialer(ctx, address)
 	if err != nil {
 		return nil, err
@@ -63,9 +90,9 @@ func (l *link) dial(ctx context.Context, dialer Dialer, address string) (net.Con
 	return conn, nil
 }
 
-// close ends the connection at once. The socket goes first: while a peer reads
-// nothing, gRPC's own closing waits for seconds to say good-bye.
-func (l *link) close() {
+// Close implements peer.Link. The socket goes first: while a peer reads nothing,
+// gRPC's own closing waits for seconds to say good-bye.
+func (l *link) Close() {
 	l.mu.Lock()
 	l.closed = true
 	conns := l.conns
@@ -96,7 +123,8 @@ func awaitReady(ctx context.Context, client *grpc.ClientConn) error {
 	}
 }
 
-func (o *Options) dialOptions() []grpc.DialOption {
+func (t *Transport) dialOptions() []grpc.DialOption {
+	o := t.options
 	transport := o.Credentials
 	if transport == nil {
 		transport = insecure.NewCredentials()
@@ -108,7 +136,7 @@ func (o *Options) dialOptions() []grpc.DialOption {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: o.BackoffStep, Multiplier: 1, MaxDelay: o.BackoffStep},
+			Backoff:           backoff.Config{BaseDelay: o.ConnectTimeout, Multiplier: 1, MaxDelay: o.ConnectTimeout},
 			MinConnectTimeout: o.ConnectTimeout,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{

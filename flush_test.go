@@ -1,0 +1,166 @@
+package raftmux_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/raftmux/raftmux"
+	"github.com/raftmux/raftmux/internal/rig"
+)
+
+// S22, C4: nothing leaves before Flush, which wakes each connection touched
+// since the last one exactly once.
+func TestS22FlushWakesOnce(t *testing.T) {
+	t.Parallel()
+	peer := rig.NewPeer(t, rig.PeerOptions{})
+	h := toPeer(t, peer, func(o *raftmux.ClientOptions) { o.ConnectionsPerStore = 4 })
+	s := h.sender(t)
+	if s.NeedFlush() {
+		t.Error("a fresh Sender needs a flush")
+	}
+	const regions = 64
+	for region := range uint64(regions) {
+		sendAll(t, s, rig.Heartbeat(region, there, 2))
+	}
+	peer.WaitMessages(t, regions) // all four are connected
+	_, _, before := h.ledger(there)
+	for range 10 {
+		for region := range uint64(regions) {
+			mustSend(t, s, rig.Heartbeat(region, there, 2))
+		}
+	}
+	if !s.NeedFlush() {
+		t.Error("needs no flush after sends")
+	}
+	rig.Never(t, 50*time.Millisecond, func() bool { return peer.Count() > regions }, "something left before Flush")
+	if l, _, wakes := h.ledger(there); wakes != before || l.Queued != 10*regions {
+		t.Errorf("%d wake-ups before Flush, and %d queued", wakes-before, l.Queued)
+	}
+	s.Flush()
+	if s.NeedFlush() {
+		t.Error("needs a flush after one")
+	}
+	peer.WaitMessages(t, 11*regions)
+	s.Flush()
+	if _, _, wakes := h.ledger(there); wakes != before+4 {
+		t.Errorf("%d wake-ups by one flush of 4 connections", wakes-before)
+	}
+}
+
+// S23, S1, C4: a full connection is woken by Send at once, and counted once per
+// flush and connection, however many messages it refused.
+func TestS23FullCountsOnce(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	peer := rig.NewPeer(t, rig.PeerOptions{})
+	h := toPeer(t, peer, func(o *raftmux.ClientOptions) {
+		o.QueueMessages = 10
+		o.Registerer = registry
+	})
+	release := h.resolver.Block(there)
+	t.Cleanup(release)
+	s := h.sender(t)
+	full := func() float64 {
+		return gathered(t, registry, "raftmux_server_report_failure_msg_total", "type=full", "store_id=2")
+	}
+	for range 10 {
+		mustSend(t, s, rig.Heartbeat(1, there, 2))
+	}
+	for range 5 {
+		if err := s.Send(rig.Heartbeat(1, there, 2)); !errors.Is(err, raftmux.ErrFull) {
+			t.Fatalf("answered %v", err)
+		}
+	}
+	if _, _, wakes := h.ledger(there); wakes == 0 {
+		t.Error("a full connection was not woken before Flush")
+	}
+	if !s.NeedFlush() {
+		t.Error("needs no flush, though it found a connection full")
+	}
+	for round := 1.0; round <= 3; round++ {
+		s.Flush()
+		if full() != round {
+			t.Errorf("counted %v times after %v flushes", full(), round)
+		}
+		s.Flush() // nothing since the last one
+		for range 3 {
+			_ = s.Send(rig.Heartbeat(1, there, 2))
+		}
+	}
+	release() // what was staged when it was full leaves, though nobody flushes
+	peer.WaitMessages(t, 10)
+	rig.Eventually(t, rig.WaitTimeout, func() bool { return s.Send(rig.Heartbeat(1, there, 2)) == nil }, "room again")
+}
+
+// C17: the queue's capacity is given per store, and divided among connections;
+// so are its bytes.
+func TestC17CapacityPerStore(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		change func(*raftmux.ClientOptions)
+		size   int
+		want   int
+	}{
+		"messages": {func(o *raftmux.ClientOptions) { o.QueueMessages = 80 }, 10, 20},
+		"bytes": {func(o *raftmux.ClientOptions) {
+			o.QueueBytes, o.MaxMessageSize = 80*len(encoded(t, 1000)), 2000
+		}, 1000, 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newSending(t, test.change, func(o *raftmux.ClientOptions) { o.ConnectionsPerStore = 4 })
+			t.Cleanup(h.resolver.Block(there))
+			s := h.sender(t)
+			accepted := 0
+			for s.Send(rig.Append(1, there, 2, 1, test.size)) == nil {
+				accepted++
+			}
+			if accepted != test.want {
+				t.Errorf("one of 4 connections took %d messages, not %d", accepted, test.want)
+			}
+			if l, _, _ := h.ledger(there); l.Queued != uint64(test.want) {
+				t.Errorf("queued %d", l.Queued)
+			}
+		})
+	}
+}
+
+// encoded returns an append with one entry of that size as it is on the wire.
+func encoded(t *testing.T, size int) []byte {
+	t.Helper()
+	b, err := rig.Append(1, there, 2, 1, size).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// C4, S7: what was staged and never flushed is seized when the store fails, and
+// by Close: reported, and in the ledger.
+func TestC4StagedIsSeized(t *testing.T) {
+	t.Parallel()
+	h := newSending(t, func(o *raftmux.ClientOptions) { o.BackoffStep = time.Minute })
+	release := h.resolver.Block(there)
+	s := h.sender(t)
+	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	mustSend(t, s, rig.Heartbeat(3, there, 4), rig.Heartbeat(3, there, 4))
+	h.resolver.SetError(there, errors.New("no answer"))
+	release()
+	h.router.WaitFor(t, rig.WaitTimeout, func(e events) bool {
+		return e.Unreachable(1, 2) == 1 && e.Unreachable(3, 4) == 1
+	}, "both peers reported")
+	if l, _, _ := h.ledger(there); l.Queued != 0 || l.Dropped["resolve"] != 3 {
+		t.Errorf("ledger %+v", l)
+	}
+	mustSend(t, s, rig.Heartbeat(5, there, 6))
+	h.close(t)
+	if e := h.router.Events(); e.Unreachable(5, 6) != 1 {
+		t.Errorf("%d reports of what Close seized", e.Unreachable(5, 6))
+	}
+	if l, _, _ := h.ledger(there); l.Dropped["closing"] != 1 {
+		t.Errorf("ledger %+v", l)
+	}
+}

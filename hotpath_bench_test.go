@@ -1,0 +1,156 @@
+package raftmux
+
+import (
+	"context"
+	"testing"
+
+	"github.com/pingcap/kvproto/pkg/eraftpb"
+	"github.com/pingcap/kvproto/pkg/metapb"
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+	"github.com/pingcap/kvproto/pkg/tikvpb"
+
+	"github.com/raftmux/raftmux/internal/peer"
+	"github.com/raftmux/raftmux/internal/queue"
+	"github.com/raftmux/raftmux/internal/wire"
+)
+
+// perFlush is how many messages one round of a worker sends in the benchmarks.
+const perFlush = 128
+
+// BenchmarkSendFlush is what a worker and the connection's goroutine spend on a
+// message, down to a stream that takes everything at once.
+func BenchmarkSendFlush(b *testing.B) {
+	for _, shape := range shapes() {
+		b.Run(shape.name, func(b *testing.B) {
+			client, err := NewClient(ClientOptions{
+				StoreID: 1, Resolver: nowhere{}, Router: deaf{}, QueueMessages: 1 << 20,
+				transport: stubTransport{},
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			sender := client.NewSender()
+			b.ReportAllocs()
+			b.ResetTimer()
+			for sent := 0; sent < b.N; {
+				for i := 0; i < perFlush && sent < b.N; i++ {
+					if err := sender.Send(shape.message); err != nil {
+						sender.Flush() // full: the connection is behind
+						continue
+					}
+					sent++
+				}
+				sender.Flush()
+			}
+			sender.Close()
+			if err := client.Close(context.Background()); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}
+
+// BenchmarkReceive is what a Server spends on a message from the batch's bytes
+// to the host.
+func BenchmarkReceive(b *testing.B) {
+	for _, shape := range shapes() {
+		batch := &tikvpb.BatchRaftMessage{}
+		for range perFlush {
+			batch.Msgs = append(batch.Msgs, shape.message)
+		}
+		data, err := batch.Marshal()
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, mode := range []struct {
+			name string
+			lend bool
+		}{{"lent", true}, {"owned", false}} {
+			b.Run(shape.name+"/"+mode.name, func(b *testing.B) {
+				server, err := NewServer(ServerOptions{StoreID: 2, Handler: deaf{}, LendMessages: mode.lend})
+				if err != nil {
+					b.Fatal(err)
+				}
+				in := &inbound{server: server, receiver: server.options.NewReceiver()}
+				b.ReportAllocs()
+				for done := 0; done < b.N; done += perFlush {
+					if err := in.take(data); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+type shape struct {
+	name    string
+	message *raft_serverpb.RaftMessage
+}
+
+func shapes() []shape {
+	message := func(t eraftpb.MessageType, payload int) *raft_serverpb.RaftMessage {
+		m := &raft_serverpb.RaftMessage{
+			RegionId:    1234,
+			FromPeer:    &metapb.Peer{Id: 11, StoreId: 1},
+			ToPeer:      &metapb.Peer{Id: 12, StoreId: 2},
+			RegionEpoch: &metapb.RegionEpoch{ConfVer: 3, Version: 7},
+			Message:     &eraftpb.Message{MsgType: t, From: 11, To: 12, Term: 6, Commit: 100_000},
+		}
+		if payload > 0 {
+			m.Message.LogTerm, m.Message.Index = 6, 100_001
+			m.Message.Entries = []*eraftpb.Entry{{Term: 6, Index: 100_002, Data: make([]byte, payload)}}
+		}
+		return m
+	}
+	return []shape{
+		{"heartbeat", message(eraftpb.MessageType_MsgHeartbeat, 0)},
+		{"append128B", message(eraftpb.MessageType_MsgAppend, 128)},
+		{"append1KiB", message(eraftpb.MessageType_MsgAppend, 1<<10)},
+		{"append16KiB", message(eraftpb.MessageType_MsgAppend, 16<<10)},
+	}
+}
+
+// nowhere resolves every store to the same address.
+type nowhere struct{}
+
+func (nowhere) Resolve(context.Context, uint64, string) (string, error) { return "nowhere", nil }
+
+// deaf is a host that takes everything and keeps nothing.
+type deaf struct{}
+
+func (deaf) ReportUnreachable(uint64, uint64) bool                    { return true }
+func (deaf) ReportSnapshotStatus(uint64, uint64, SnapshotStatus) bool { return true }
+func (deaf) StoreUnreachable(uint64) bool                             { return true }
+func (deaf) StoreUp(uint64) bool                                      { return true }
+func (deaf) Step(*raft_serverpb.RaftMessage) error                    { return nil }
+
+// stubTransport has a link, which has a stream, that takes everything at once.
+type stubTransport struct{}
+
+func (stubTransport) Connect(context.Context, string) (peer.Link, error) { return stubTransport{}, nil }
+
+func (stubTransport) Close() {}
+
+func (stubTransport) Open(ctx context.Context, _ peer.Kind, _ wire.StreamID) (peer.Stream, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	return &stubStream{ctx: ctx, cancel: cancel}, nil
+}
+
+type stubStream struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+func (s *stubStream) Send(batch queue.Batch) error {
+	batch.Buffers.Free()
+	return nil
+}
+
+func (s *stubStream) CloseSend() { s.cancel() }
+
+func (s *stubStream) Wait(answered func(uint64)) error {
+	answered(0)
+	<-s.ctx.Done()
+	return nil
+}
