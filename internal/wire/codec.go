@@ -1,9 +1,9 @@
 package wire
 
 import (
+	"errors"
 	"fmt"
 	"strings"
-	"testing"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
@@ -77,6 +77,23 @@ func (in *Incoming) Release() {
 	in.buf, in.poison = nil, false
 }
 
+// foreignCodec is what another codec than Codec is made to say of an *Incoming.
+// gRPC sends it to the peer before the handler can say anything else.
+const foreignCodec = "this grpc.Server was built without raftmux.GRPCServerOptions(); pass them to grpc.NewServer"
+
+// Reset, String, ProtoMessage and Unmarshal make a message of an Incoming for
+// gRPC's own codec, so that its error is Unmarshal's.
+func (*Incoming) Reset() {}
+
+// String returns nothing.
+func (*Incoming) String() string { return "" }
+
+// ProtoMessage marks a message.
+func (*Incoming) ProtoMessage() {}
+
+// Unmarshal fails with what a host has to do about it.
+func (*Incoming) Unmarshal([]byte) error { return errors.New(foreignCodec) }
+
 // receive takes a reference of its own to data, made contiguous.
 func (in *Incoming) receive(data mem.BufferSlice) {
 	in.Release()
@@ -84,8 +101,8 @@ func (in *Incoming) receive(data mem.BufferSlice) {
 	switch {
 	case len(data) != 1:
 		// Copied, into memory that nobody else knows.
-		in.buf, in.poison = data.MaterializeToBuffer(pool), testing.Testing()
-	case testing.Testing():
+		in.buf, in.poison = data.MaterializeToBuffer(pool), Poisoning()
+	case Poisoning():
 		// A single buffer is shared with gRPC and may not be overwritten.
 		in.buf, in.poison = mem.Copy(data[0].ReadOnlyData(), pool), true
 	default:
@@ -136,6 +153,7 @@ func IsForeignCodecError(err error) bool {
 	}
 	// A codec can say no more than which Go type it was given, and says it.
 	text := st.Message()
-	return strings.Contains(text, fmt.Sprintf("%T", (*Incoming)(nil))) ||
+	return strings.Contains(text, foreignCodec) ||
+		strings.Contains(text, fmt.Sprintf("%T", (*Incoming)(nil))) ||
 		strings.Contains(text, fmt.Sprintf("%T", (*Outgoing)(nil)))
 }

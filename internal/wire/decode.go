@@ -2,7 +2,6 @@ package wire
 
 import (
 	"fmt"
-	"testing"
 
 	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"github.com/pingcap/kvproto/pkg/metapb"
@@ -59,7 +58,7 @@ const sharedLimit = 8 << 10
 // NewDecoder returns a Decoder. It holds no memory until it is used; then, in
 // owned mode, up to 64 KiB, and in lent mode up to half a MiB across Resets.
 func NewDecoder(o DecoderOptions) *Decoder {
-	return &Decoder{lent: o.Lent, poison: o.Lent && testing.Testing()}
+	return &Decoder{lent: o.Lent, poison: o.Lent && Poisoning()}
 }
 
 // outcome is how a fast path ended.

@@ -46,7 +46,7 @@ type StreamID struct {
 	// Lane and Index name the connection.
 	Lane  string
 	Index int
-	// Generation counts the streams of the connection.
+	// Generation grows with every stream of the connection, not always by one.
 	Generation uint64
 }
 

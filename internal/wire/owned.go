@@ -22,7 +22,7 @@ const (
 
 	// ownBytes is the length from which bytes get an allocation of their own
 	// rather than end a slab early.
-	ownBytes = 1 << 10
+	ownBytes = 2 << 10
 )
 
 // generation is the memory of some messages that live and die together: no

@@ -217,7 +217,6 @@ func TestOwnedPinsLittle(t *testing.T) {
 						}
 					}
 				}
-				d = nil
 				after := live()
 				own := 0
 				for _, v := range keep {

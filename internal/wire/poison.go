@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"flag"
+	"sync"
 	"testing"
 
 	"github.com/pingcap/kvproto/pkg/disk_usage"
@@ -18,10 +20,23 @@ const (
 	poisonText   = "raftmux: lent memory used after it was taken back"
 )
 
-// Poison overwrites b in tests (testing.Testing) and does nothing otherwise.
-// Call it on pooled memory that is given back, before anyone can get it again.
-func Poison(b []byte) {
+// Poisoning says whether memory that is given back is overwritten: in tests,
+// those of hosts too, but not in a run of benchmarks (go test -bench), which
+// would measure little else.
+func Poisoning() bool { return poisoning() }
+
+var poisoning = sync.OnceValue(func() bool { //nolint:gochecknoglobals // never changes once it is known
 	if !testing.Testing() {
+		return false
+	}
+	bench := flag.Lookup("test.bench")
+	return bench == nil || bench.Value.String() == ""
+})
+
+// Poison overwrites b if Poisoning, and does nothing otherwise. Call it on
+// pooled memory that is given back, before anyone can get it again.
+func Poison(b []byte) {
+	if !Poisoning() {
 		return
 	}
 	for i := range b {

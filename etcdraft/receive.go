@@ -1,0 +1,72 @@
+package etcdraft
+
+import (
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/raftmux/raftmux"
+)
+
+// Handler takes the messages that a Server receives.
+type Handler interface {
+	// Step hands one message over. The calls of one stream are in order, one at
+	// a time; streams run side by side, so the calls are concurrent. It must
+	// not block. An error means that this message was refused (unknown region,
+	// full mailbox); it is counted and nothing else suffers.
+	//
+	// The message is the host's to keep and has passed Check. Its To is
+	// header.To.ID: the host must know that peer as its own before it steps the
+	// message, for a node that is told of itself as of another one panics.
+	Step(header Header, message *raftpb.Message) error
+}
+
+// NewReceiver returns what raftmux.ServerOptions.NewReceiver takes: receivers,
+// one for each stream, that hand their messages to handler.
+func NewReceiver(handler Handler) func() raftmux.Receiver {
+	return func() raftmux.Receiver { return &receiver{handler: handler} }
+}
+
+// maxKeptMessages bounds the list that a receiver keeps between batches.
+const maxKeptMessages = 1024
+
+// receiver implements raftmux.Receiver.
+type receiver struct {
+	handler  Handler
+	decoder  decoder
+	received []received
+}
+
+type received struct {
+	header  Header
+	message *raftpb.Message
+}
+
+// Decode implements raftmux.Receiver.
+func (r *receiver) Decode(data []byte) (raftmux.Envelope, error) {
+	header, message, envelope, err := r.decoder.decode(data)
+	if err != nil {
+		return envelope, err
+	}
+	r.received = append(r.received, received{header, message})
+	return envelope, nil
+}
+
+// Deliver implements raftmux.Receiver.
+func (r *receiver) Deliver() (refused int) {
+	for i := range r.received {
+		if r.handler.Step(r.received[i].header, r.received[i].message) != nil {
+			refused++
+		}
+	}
+	r.Discard()
+	return refused
+}
+
+// Discard implements raftmux.Receiver.
+func (r *receiver) Discard() {
+	if cap(r.received) > maxKeptMessages {
+		r.received = nil
+		return
+	}
+	clear(r.received)
+	r.received = r.received[:0]
+}

@@ -1,0 +1,197 @@
+package etcdraft
+
+import (
+	"errors"
+	"reflect"
+	"testing"
+
+	"github.com/pingcap/kvproto/pkg/eraftpb"
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/raftmux/raftmux"
+)
+
+// Every type that crosses the network comes back equal, reads the same in
+// kvproto, and can be written by kvproto. Size is exact.
+func TestWire(t *testing.T) {
+	for _, kind := range kinds {
+		t.Run(kind.String(), func(t *testing.T) {
+			handler := new(keeper)
+			receiver := NewReceiver(handler)()
+			rapid.Check(t, func(t *rapid.T) {
+				sent := message(kind).Draw(t, "message")
+				header := headerFor(t, sent)
+				if err := errors.Join(Check(sent), checkHeader(header, sent)); err != nil {
+					t.Fatal(err)
+				}
+				encoded := encode(header, sent)
+
+				var got raft_serverpb.RaftMessage
+				if err := got.Unmarshal(encoded); err != nil {
+					t.Fatal(err)
+				}
+				want := toKVProto(header, sent)
+				if !reflect.DeepEqual(&got, want) {
+					t.Fatalf("kvproto reads\n%v\nwant\n%v", &got, want)
+				}
+				theirs, err := want.Marshal()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, data := range [][]byte{encoded, theirs} {
+					*handler = keeper{}
+					envelope, err := receiver.Decode(data)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if want := (raftmux.Envelope{
+						RegionID: header.RegionID, FromStoreID: header.From.StoreID, ToStoreID: header.To.StoreID,
+						ToPeerID: header.To.ID, Type: eraftpb.MessageType(kind), HasMessage: true,
+					}); envelope != want {
+						t.Fatalf("envelope is %+v, want %+v", envelope, want)
+					}
+					if refused := receiver.Deliver(); refused != 0 || len(handler.messages) != 1 {
+						t.Fatalf("%d refused, %d delivered", refused, len(handler.messages))
+					}
+					if handler.headers[0] != header {
+						t.Fatalf("header is %+v, want %+v", handler.headers[0], header)
+					}
+					if !equal(handler.messages[0], sent) {
+						t.Fatalf("received\n%v\nwant\n%v", handler.messages[0], sent)
+					}
+				}
+			})
+		})
+	}
+}
+
+// What the two formats don't share is passed over; unknown fields too.
+func TestReceiveForeignFields(t *testing.T) {
+	body, err := (&eraftpb.Message{
+		MsgType: eraftpb.MessageType_MsgAppend, To: 2, From: 1, Term: 3, Index: 4, LogTerm: 2,
+		RequestSnapshot: 99, DeprecatedPriority: 98, Priority: -1,
+		Entries: []*eraftpb.Entry{{Term: 3, Index: 5, Data: []byte("data"), Context: []byte("context"), SyncLog: true}},
+	}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for number := protowire.Number(13); number < 20; number++ {
+		body = protowire.AppendTag(body, number, protowire.BytesType)
+		body = protowire.AppendBytes(body, []byte("responses, or anything"))
+		body = protowire.AppendTag(body, number, protowire.Fixed64Type)
+		body = protowire.AppendFixed64(body, 1)
+	}
+	var data []byte
+	data = append(data, tagToPeer, 2, tagPeerID, 2)
+	data = append(data, tagFromPeer, 2, tagPeerID, 1)
+	data = protowire.AppendTag(data, 7, protowire.BytesType) // start_key
+	data = protowire.AppendBytes(data, []byte("a"))
+	data = protowire.AppendTag(data, 10, protowire.BytesType) // extra_msg, not parsed
+	data = protowire.AppendBytes(data, []byte{0xff})
+	data = protowire.AppendTag(data, 100, protowire.StartGroupType)
+	data = protowire.AppendTag(data, 100, protowire.EndGroupType)
+	data = protowire.AppendTag(data, 4, protowire.BytesType)
+	data = protowire.AppendBytes(data, body)
+
+	handler := new(keeper)
+	receiver := NewReceiver(handler)()
+	if _, err := receiver.Decode(data); err != nil {
+		t.Fatal(err)
+	}
+	receiver.Deliver()
+	want := &raftpb.Message{
+		Type: raftpb.MsgApp.Enum(), To: proto.Uint64(2), From: proto.Uint64(1), Term: proto.Uint64(3),
+		Index: proto.Uint64(4), LogTerm: proto.Uint64(2),
+		Entries: []*raftpb.Entry{{Term: proto.Uint64(3), Index: proto.Uint64(5), Data: []byte("data")}},
+	}
+	if got := handler.messages[0]; !proto.Equal(got, want) {
+		t.Errorf("received %v, want %v", got, want)
+	}
+}
+
+// C20: a bad message costs only itself.
+func TestReceiveBadMessages(t *testing.T) {
+	good := encode(simpleHeader, simple(raftpb.MsgApp, 10))
+	with := func(change func(*raft_serverpb.RaftMessage)) []byte {
+		m := toKVProto(simpleHeader, simple(raftpb.MsgApp, 10))
+		change(m)
+		data, err := m.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	bad := map[string][]byte{
+		"empty":            {},
+		"cut":              good[:len(good)-1],
+		"garbage":          []byte("garbage"),
+		"no message":       with(func(m *raft_serverpb.RaftMessage) { m.Message = nil; m.IsTombstone = true }),
+		"two messages":     append(good[:len(good):len(good)], good...),
+		"another to":       with(func(m *raft_serverpb.RaftMessage) { m.ToPeer.Id++ }),
+		"another from":     with(func(m *raft_serverpb.RaftMessage) { m.FromPeer.Id++ }),
+		"no from":          with(func(m *raft_serverpb.RaftMessage) { m.FromPeer = nil }),
+		"a local type":     with(func(m *raft_serverpb.RaftMessage) { m.Message.MsgType = eraftpb.MessageType_MsgHup }),
+		"a negative type":  with(func(m *raft_serverpb.RaftMessage) { m.Message.MsgType = -1 }),
+		"a gap":            with(func(m *raft_serverpb.RaftMessage) { m.Message.Index-- }),
+		"a wrong type":     {tagRegionID | 2, 0},
+		"a length too far": {tagMessage, 0xff, 0xff, 0xff, 0xff, 0x7f},
+		"a long varint":    {tagRegionID, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f},
+		"an end of group":  {7<<3 | 4},
+		"field 0":          {0},
+	}
+	handler := new(keeper)
+	receiver := NewReceiver(handler)()
+	for name, data := range bad {
+		if _, err := receiver.Decode(data); err == nil {
+			t.Errorf("%s is not refused", name)
+		}
+		if _, err := receiver.Decode(good); err != nil {
+			t.Errorf("after %s: %v", name, err)
+		}
+	}
+	if refused := receiver.Deliver(); refused != 0 || len(handler.messages) != len(bad) {
+		t.Errorf("%d refused, %d delivered, want 0 and %d", refused, len(handler.messages), len(bad))
+	}
+	envelope, err := receiver.Decode(bad["a gap"])
+	if !errors.Is(err, raftmux.ErrInvalid) || envelope.ToStoreID != 2 || envelope.FromStoreID != 1 {
+		t.Errorf("a refused message has the envelope %+v and the error %v", envelope, err)
+	}
+}
+
+// C22: a batch reaches the host in order; what it refuses is counted.
+func TestReceiveOrder(t *testing.T) {
+	handler := &keeper{refuse: func(h Header) error {
+		if h.RegionID%3 == 0 {
+			return errors.New("unknown region")
+		}
+		return nil
+	}}
+	receiver := NewReceiver(handler)()
+	decode := func(n int) {
+		for i := range n {
+			header := simpleHeader
+			header.RegionID = uint64(i)
+			if _, err := receiver.Decode(encode(header, simple(raftpb.MsgHeartbeat, 0))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	decode(100)
+	receiver.Discard()
+	decode(maxKeptMessages + 1)
+	if refused := receiver.Deliver(); refused != 342 || len(handler.headers) != 683 {
+		t.Fatalf("%d refused, %d delivered", refused, len(handler.headers))
+	}
+	for i, header := range handler.headers {
+		if want := uint64(i/2*3 + i%2 + 1); header.RegionID != want {
+			t.Fatalf("message %d is of region %d, want %d", i, header.RegionID, want)
+		}
+	}
+	if refused := receiver.Deliver(); refused != 0 {
+		t.Errorf("an empty batch has %d refused", refused)
+	}
+}
