@@ -2,6 +2,7 @@ package queue
 
 import (
 	"math"
+	"math/bits"
 	"sync"
 	"time"
 
@@ -10,14 +11,13 @@ import (
 	"github.com/raftmux/raftmux/internal/wire"
 )
 
-// Chunk capacities. A chunk keeps slack at its end because gRPC's memory pools
-// ignore buffers with a capacity of 1 KiB or less: with the slack every part of
-// a chunk is above that, and the chunk comes back when gRPC lets go of it.
+// Chunk capacities double from smallChunk to largeChunk, so that a chunk with
+// one message is at least half full if the message is not mergeable. All are
+// above the 1 KiB up to which gRPC ignores a buffer's pool.
 const (
-	smallChunk  = 4 << 10
-	mediumChunk = 32 << 10
-	largeChunk  = 256 << 10
-	slack       = 1<<10 + 1
+	smallChunk = 4 << 10
+	largeChunk = 256 << 10
+	classes    = 7
 	// mergeable is the content up to which a chunk is copied into the one before
 	// it, so that a queue that fills up by small flushes holds little more
 	// memory than its messages have bytes.
@@ -29,7 +29,7 @@ type record struct {
 	regionID, peerID uint64
 	end              uint32 // where its frame ends in the chunk
 	body             uint32 // the size of the frame without tag and length
-	later            uint32 // milliseconds that it was accepted after chunk.since, rounded down
+	later            int32  // milliseconds from chunk.since to the flush's first message, rounded down
 	volatile         bool
 	dropped          bool
 }
@@ -42,7 +42,7 @@ type chunk struct {
 	data    []byte
 	records []record
 	next    int       // the first record that was not handed over yet
-	since   time.Time // when the first message was accepted
+	since   time.Time // when the first message was accepted; all of one flush count as that old
 	whole   mem.Buffer
 	pool    *Pool
 	class   int // index of the pool's class, -1 for memory that is not pooled
@@ -58,7 +58,7 @@ func (c *chunk) start(i int) int {
 
 // room says whether a frame fits.
 func (c *chunk) room(frame int) bool {
-	return len(c.data)+frame+slack <= cap(c.data)
+	return len(c.data)+frame <= cap(c.data)
 }
 
 // before says whether record i was accepted before t.
@@ -66,18 +66,24 @@ func (c *chunk) before(i int, t time.Time) bool {
 	return c.since.Add(time.Duration(c.records[i].later) * time.Millisecond).Before(t)
 }
 
-// merge appends the content of a small chunk that was accepted later, and
+// merge appends the content of a small chunk that was flushed later, and
 // returns false if it can't.
 func (c *chunk) merge(small *chunk) bool {
+	if c.whole != nil || len(small.data) > mergeable || !c.room(len(small.data)) {
+		return false
+	}
 	later := small.since.Sub(c.since).Milliseconds()
-	if c.whole != nil || len(small.data) > mergeable || !c.room(len(small.data)) || later < 0 || later > math.MaxUint32 {
+	if small.since.Before(c.since) { // another worker's, accepted earlier
+		later--
+	}
+	if later < math.MinInt32 || later > math.MaxInt32 {
 		return false
 	}
 	shift := uint32(len(c.data))
 	c.data = append(c.data, small.data...)
 	for _, r := range small.records {
 		r.end += shift
-		r.later += uint32(later)
+		r.later = int32(later)
 		c.records = append(c.records, r)
 	}
 	return true
@@ -123,19 +129,17 @@ func (c *chunk) Put(*[]byte) {
 // Pool keeps chunks for use again. It is safe for concurrent use and shared by
 // all queues of a Client.
 type Pool struct {
-	classes [3]sync.Pool
+	classes [classes]sync.Pool
 }
 
 // get returns an empty chunk with room for at least size bytes.
 func (p *Pool) get(size int) *chunk {
-	for class, capacity := range [...]int{smallChunk, mediumChunk, largeChunk} {
-		if size+slack > capacity {
-			continue
-		}
-		if c, ok := p.classes[class].Get().(*chunk); ok {
-			return c
-		}
-		return &chunk{data: make([]byte, 0, capacity), pool: p, class: class}
+	if size > largeChunk {
+		return &chunk{data: make([]byte, 0, size), pool: p, class: -1}
 	}
-	return &chunk{data: make([]byte, 0, size+slack), pool: p, class: -1}
+	class := bits.Len(uint(max(size, smallChunk)-1)) - bits.Len(smallChunk-1)
+	if c, ok := p.classes[class].Get().(*chunk); ok {
+		return c
+	}
+	return &chunk{data: make([]byte, 0, smallChunk<<class), pool: p, class: class}
 }

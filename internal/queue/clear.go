@@ -72,16 +72,27 @@ func (q *Queue) DropVolatile() int {
 	q.eachStage(func(s *Stage) { s.handOver(false) })
 	var drop dropping
 	q.mu.Lock()
+	kept := q.chunks[:0]
 	for _, c := range q.chunks {
+		left := false
 		for i := c.next; i < len(c.records); i++ {
-			if r := &c.records[i]; r.volatile && !r.dropped {
+			r := &c.records[i]
+			if r.volatile && !r.dropped {
 				r.dropped = true
 				drop.add(r)
 			}
+			left = left || !r.dropped
+		}
+		if left {
+			kept = append(kept, c)
+		} else {
+			c.free()
 		}
 	}
+	clear(q.chunks[len(kept):])
+	q.chunks = kept
+	q.settleLocked(ReasonVolatile, &drop)
 	q.mu.Unlock()
-	q.settle(ReasonVolatile, &drop)
 	q.report(ReasonVolatile, &drop)
 	return drop.messages
 }

@@ -44,10 +44,10 @@ type Queue struct {
 	load    load
 	wake    chan struct{} // capacity 1; a token means "look again"
 
-	all sync.Mutex // held by whoever locks several stages
+	all sync.Mutex // held by whoever locks several stages, or adds one
 
 	mu     sync.Mutex
-	chunks []*chunk // oldest first; all of them have records left
+	chunks []*chunk // oldest first; all of them have records left that were not dropped
 	stages map[*Stage]struct{}
 	closed bool
 	ledger Ledger // without what the stages hold
@@ -55,6 +55,8 @@ type Queue struct {
 
 // New returns an empty queue.
 func New(options Options) *Queue {
+	options.Messages = min(options.Messages, maxMessages)
+	options.Bytes = min(options.Bytes, maxBytes)
 	return &Queue{
 		options: options,
 		wake:    make(chan struct{}, 1),
@@ -110,8 +112,7 @@ func (l *Ledger) count(c *chunk) {
 	}
 }
 
-// eachStage calls f for every stage, with its lock held. Stages that are
-// attached meanwhile may be left out.
+// eachStage calls f for every stage, with its lock held.
 func (q *Queue) eachStage(f func(*Stage)) {
 	q.all.Lock()
 	defer q.all.Unlock()
@@ -168,15 +169,19 @@ func (q *Queue) notify() {
 // above 40 bits of bytes.
 type load struct{ word atomic.Uint64 }
 
-const loadBytes = 40
+const (
+	loadBytes   = 40
+	maxBytes    = 1<<loadBytes - 1
+	maxMessages = 1<<(64-loadBytes) - 1
+)
 
 // reserve takes room for one message of size bytes, unless that would exceed a
 // bound. It never overshoots, not even for a moment.
-func (l *load) reserve(size, maxMessages, maxBytes int) bool {
+func (l *load) reserve(size, mostMessages, mostBytes int) bool {
 	for {
 		old := l.word.Load()
-		messages, bytes := int(old>>loadBytes), int(old&(1<<loadBytes-1))
-		if messages+1 > maxMessages || bytes+size > maxBytes {
+		messages, bytes := int(old>>loadBytes), int(old&maxBytes)
+		if messages+1 > mostMessages || bytes+size > mostBytes {
 			return false
 		}
 		if l.word.CompareAndSwap(old, old+1<<loadBytes+uint64(size)) {
@@ -191,5 +196,5 @@ func (l *load) release(messages, bytes int) {
 
 func (l *load) read() (messages, bytes int) {
 	word := l.word.Load()
-	return int(word >> loadBytes), int(word & (1<<loadBytes - 1))
+	return int(word >> loadBytes), int(word & maxBytes)
 }

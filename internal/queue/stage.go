@@ -40,6 +40,8 @@ type Stage struct {
 // disconnected too.
 func (q *Queue) NewStage() *Stage {
 	s := &Stage{queue: q}
+	q.all.Lock() // whoever has all stages has this one too
+	defer q.all.Unlock()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s.disconnected = q.closed
@@ -64,10 +66,19 @@ func (s *Stage) Push(message Message, encoder Encoder) error {
 		s.handOver(true)
 		return ErrFull
 	}
+	// The chunk learns of the message only when it is whole, so an encoder that
+	// fails or panics leaves nothing behind.
+	accepted := false
+	defer func() {
+		if !accepted {
+			q.load.release(1, message.Size)
+			s.dropEmpty()
+		}
+	}()
 	frame := wire.FrameSize(message.Size)
 	if s.chunk != nil && !s.chunk.room(frame) {
 		s.passed += len(s.chunk.data)
-		s.capacity = min(2*cap(s.chunk.data), largeChunk) - slack
+		s.capacity = min(2*cap(s.chunk.data), largeChunk)
 		s.handOver(false)
 	}
 	if s.chunk == nil {
@@ -75,13 +86,13 @@ func (s *Stage) Push(message Message, encoder Encoder) error {
 		s.chunk.since = time.Now()
 	}
 	c := s.chunk
-	// The chunk learns of the message only when it is whole, so an encoder that
-	// fails or panics leaves nothing behind.
 	data := wire.AppendFrameHeader(c.data, message.Size)
 	data = encoder.AppendTo(data)
 	if len(data) != len(c.data)+frame {
-		q.load.release(1, message.Size)
 		return ErrEncoder
+	}
+	if cap(data) != cap(c.data) { // the encoder went to memory of its own
+		data = append(c.data, data[len(c.data):]...)
 	}
 	c.data = data
 	c.records = append(c.records, record{
@@ -93,7 +104,16 @@ func (s *Stage) Push(message Message, encoder Encoder) error {
 	})
 	s.accepted++
 	s.acceptedBytes += uint64(message.Size)
+	accepted = true
 	return nil
+}
+
+// dropEmpty gives back a chunk that no message made it into. The caller holds s.mu.
+func (s *Stage) dropEmpty() {
+	if c := s.chunk; c != nil && len(c.records) == 0 {
+		s.chunk = nil
+		c.free()
+	}
 }
 
 // Flush hands over what is staged and wakes the consumer.
@@ -104,7 +124,7 @@ func (s *Stage) Flush() {
 		return
 	}
 	if s.chunk != nil {
-		s.capacity = min(s.passed+len(s.chunk.data), largeChunk-slack)
+		s.capacity = min(s.passed+len(s.chunk.data), largeChunk)
 		s.passed = 0
 	}
 	s.handOver(true)
@@ -125,10 +145,6 @@ func (s *Stage) Close() {
 func (s *Stage) handOver(wake bool) {
 	c := s.chunk
 	s.chunk = nil
-	if c != nil && len(c.records) == 0 { // an encoder failed before the first message
-		c.free()
-		c = nil
-	}
 	if c != nil || wake {
 		s.queue.push(c, wake)
 	}

@@ -111,8 +111,11 @@ func (b *Batch) add(c *chunk, from, to int) {
 	b.Bytes += to - from
 }
 
+// removeFront takes about as much time as chunks are removed, however many stay.
 func (q *Queue) removeFront(n int) {
-	if n == 0 {
+	if rest := len(q.chunks) - n; rest > n {
+		clear(q.chunks[:n])
+		q.chunks = q.chunks[n:]
 		return
 	}
 	rest := copy(q.chunks, q.chunks[n:])

@@ -56,8 +56,10 @@ type Reporter struct {
 	stopOnce sync.Once
 	untaken  error // written before done is closed
 
+	refused pending // what the host was asked already; belongs to the goroutine
+
 	mu      sync.Mutex
-	pending pending
+	pending pending // what it was not asked yet
 }
 
 // pending is what waits for the host.
@@ -65,7 +67,8 @@ type pending struct {
 	unreachable []Peer
 	listed      map[Peer]struct{} // what unreachable holds
 	snapshots   []Outcome
-	stores      []uint64 // with edges, in the order in which they got one
+	ended       map[Peer]struct{} // of whom snapshots holds an outcome
+	stores      []uint64          // with edges, in the order in which they got one
 	edges       map[uint64][]edge
 }
 
@@ -99,10 +102,11 @@ func (r *Reporter) Unreachable(peers []Peer) {
 	r.notify()
 }
 
-// Snapshot reports how a snapshot message ended.
+// Snapshot reports how a snapshot message ended. A status waits for an earlier
+// one of the same peer, and for no other.
 func (r *Reporter) Snapshot(outcome Outcome) {
 	r.mu.Lock()
-	r.pending.snapshots = append(r.pending.snapshots, outcome)
+	r.pending.addSnapshot(outcome)
 	r.mu.Unlock()
 	r.notify()
 }
@@ -141,30 +145,40 @@ func (r *Reporter) run() {
 	retry := time.NewTimer(retryInterval)
 	retry.Stop()
 	defer retry.Stop()
+	armed := false
 	for {
+		again := false
 		select {
 		case <-r.stop:
-			r.deliver()
+			r.deliver(true)
 			r.untaken = r.leftOver()
 			return
 		case <-r.wake:
 		case <-retry.C:
+			armed, again = false, true
 		}
-		if !r.deliver() {
+		if !r.deliver(again) && !armed {
 			retry.Reset(retryInterval)
+			armed = true
 		}
 	}
 }
 
-// deliver asks the host once for everything that waits, and returns false if
-// the host refused some of it, which then waits again.
-func (r *Reporter) deliver() bool {
+// deliver asks the host once for everything that is new and, if again is set,
+// for what it refused before. It returns false if something refused is left. A
+// host that is busy is not asked more often because more comes in.
+func (r *Reporter) deliver(again bool) bool {
 	r.mu.Lock()
 	todo := r.pending
 	r.pending = pending{}
 	r.mu.Unlock()
 
-	var refused pending
+	refused := &r.refused
+	if again {
+		refused.append(todo)
+		todo = *refused
+		*refused = pending{}
+	}
 	for _, storeID := range todo.stores {
 		for _, e := range todo.edges[storeID] {
 			// After a refused edge the later ones of the same store wait too.
@@ -174,23 +188,19 @@ func (r *Reporter) deliver() bool {
 		}
 	}
 	for _, outcome := range todo.snapshots {
-		if !r.host.ReportSnapshotStatus(outcome.RegionID, outcome.PeerID, outcome.Status) {
-			refused.snapshots = append(refused.snapshots, outcome)
+		// Likewise for the statuses of one peer.
+		_, held := refused.ended[outcome.Peer]
+		if held || !r.host.ReportSnapshotStatus(outcome.RegionID, outcome.PeerID, outcome.Status) {
+			refused.addSnapshot(outcome)
 		}
 	}
 	for _, peer := range todo.unreachable {
-		if !r.host.ReportUnreachable(peer.RegionID, peer.PeerID) {
+		_, held := refused.listed[peer]
+		if !held && !r.host.ReportUnreachable(peer.RegionID, peer.PeerID) {
 			refused.addUnreachable(peer)
 		}
 	}
-	if refused.empty() {
-		return true
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	refused.append(r.pending)
-	r.pending = refused
-	return false
+	return refused.empty()
 }
 
 func (r *Reporter) tellEdge(storeID uint64, e edge) bool {
@@ -203,10 +213,12 @@ func (r *Reporter) tellEdge(storeID uint64, e edge) bool {
 func (r *Reporter) leftOver() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.pending.snapshots) == 0 && len(r.pending.unreachable) == 0 {
+	left := &r.refused
+	left.append(r.pending) // what came while the host was asked for the last time
+	if len(left.snapshots) == 0 && len(left.unreachable) == 0 {
 		return nil
 	}
-	return &UntakenError{Snapshots: r.pending.snapshots, Unreachable: r.pending.unreachable}
+	return &UntakenError{Snapshots: left.snapshots, Unreachable: left.unreachable}
 }
 
 func (p *pending) empty() bool {
@@ -224,8 +236,17 @@ func (p *pending) addUnreachable(peer Peer) {
 	p.unreachable = append(p.unreachable, peer)
 }
 
-// addEdge keeps at most two edges of a store. A third would equal the first, and
-// a host that has heard of neither is told the newest state just as well.
+func (p *pending) addSnapshot(outcome Outcome) {
+	if p.ended == nil {
+		p.ended = make(map[Peer]struct{})
+	}
+	p.ended[outcome.Peer] = struct{}{}
+	p.snapshots = append(p.snapshots, outcome)
+}
+
+// addEdge keeps at most two edges of a store, the last of which is the newest. A
+// third equals the first. What must not be lost is that there was a down edge,
+// for it says that messages were.
 func (p *pending) addEdge(storeID uint64, e edge) {
 	edges := p.edges[storeID]
 	switch n := len(edges); {
@@ -236,8 +257,10 @@ func (p *pending) addEdge(storeID uint64, e edge) {
 		p.stores = append(p.stores, storeID)
 		p.edges[storeID] = []edge{e}
 	case edges[n-1] == e:
-	case n == 2:
+	case n == 2 && e == down: // down, up, down
 		p.edges[storeID] = edges[:1]
+	case n == 2: // up, down, up
+		p.edges[storeID] = []edge{down, up}
 	default:
 		p.edges[storeID] = append(edges, e)
 	}
@@ -250,7 +273,9 @@ func (p *pending) append(later pending) {
 			p.addEdge(storeID, e)
 		}
 	}
-	p.snapshots = append(p.snapshots, later.snapshots...)
+	for _, outcome := range later.snapshots {
+		p.addSnapshot(outcome)
+	}
 	for _, peer := range later.unreachable {
 		p.addUnreachable(peer)
 	}
