@@ -1,0 +1,71 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// TestMain lets the test binary stand for the command: the demo starts its
+// stores as processes of its own executable.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "serve" {
+		os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// command runs a command line.
+func command(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, err bytes.Buffer
+	code = run(t.Context(), args, &out, &err)
+	return code, out.String(), err.String()
+}
+
+func TestBadFlagsAreNamed(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/file", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	peers := "1=127.0.0.1:1,2=127.0.0.1:2"
+	for want, args := range map[string][]string{
+		`flag --for: "1s": must be at least 2s`:               {"demo", "--for", "1s"},
+		`flag --stores: "10": must be from 1 to 9`:            {"demo", "--stores", "10"},
+		`flag --regions: "0"`:                                 {"demo", "--regions", "0"},
+		`flag --writers: "-1"`:                                {"demo", "--writers", "-1"},
+		`is not empty`:                                        {"demo", "--dir", dir},
+		`flag --peers: "": is mandatory`:                      {"serve"},
+		`flag --peers: "nonsense": must be ID=HOST:PORT`:      {"serve", "--peers", "nonsense"},
+		`flag --peers: "x=h:1": the id must be a number`:      {"serve", "--peers", "x=h:1"},
+		`flag --peers: "1=h": the address must be host:port`:  {"serve", "--peers", "1=h"},
+		`names store 1 twice`:                                 {"serve", "--peers", "1=h:1,1=h:2"},
+		`flag --id: "0": is mandatory`:                        {"serve", "--peers", peers},
+		`lacks this store, --id 3`:                            {"serve", "--peers", peers, "--id", "3"},
+		`flag --dir: "": is mandatory`:                        {"serve", "--peers", peers, "--id", "1"},
+		`flag --client-addr: "6379": must be host:port`:       {"serve", "--peers", peers, "--id", "1", "--dir", "d", "--client-addr", "6379"},
+		`flag --log-level: "loud": must be debug, info, warn`: {"serve", "--log-level", "loud"},
+		`flag --timeout: "-1s": must be positive`:             {"serve", "--peers", peers, "--id", "1", "--dir", "d", "--timeout", "-1s"},
+		`unknown command "dmeo" for "raftmux"`:                {"dmeo"},
+		`unknown flag: --nonsense`:                            {"demo", "--nonsense"},
+		`unknown command "extra"`:                             {"demo", "extra"},
+	} {
+		code, _, stderr := command(t, args...)
+		if code != 1 || !strings.Contains(stderr, want) {
+			t.Errorf("%q: exit %d, %q, want %q", args, code, stderr, want)
+		}
+	}
+}
+
+func TestVersionAndHelp(t *testing.T) {
+	if code, out, _ := command(t, "version"); code != 0 || !strings.HasPrefix(out, "raftmux ") {
+		t.Errorf("version: exit %d, %q", code, out)
+	}
+	if code, out, _ := command(t); code != 0 || !strings.Contains(out, "demo") {
+		t.Errorf("no arguments: exit %d, %q", code, out)
+	}
+}

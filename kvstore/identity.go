@@ -1,0 +1,82 @@
+package kvstore
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// identity is what a store's folder was made for. Raft relies on it: a replica
+// that comes back as another one, or with other voters, breaks its region.
+type identity struct {
+	Format  int      `json:"format"`
+	StoreID uint64   `json:"store_id"`
+	Stores  []uint64 `json:"stores"`
+	Regions int      `json:"regions"`
+}
+
+const identityFormat = 1
+
+// claim makes the folder this store's, or checks that it is, and counts the
+// start. It returns the count, which is on disk by then.
+func claim(db *pebble.DB, want identity) (incarnation uint64, err error) {
+	have, err := readIdentity(db)
+	if err != nil {
+		return 0, err
+	}
+	batch := db.NewBatch()
+	defer func() { _ = batch.Close() }()
+	if have == nil {
+		value, err := json.Marshal(want)
+		if err != nil {
+			return 0, err
+		}
+		if err := batch.Set(metaKey("identity"), value, nil); err != nil {
+			return 0, err
+		}
+	} else if err := have.check(want); err != nil {
+		return 0, err
+	}
+	value, err := getCopy(db, metaKey("incarnation"))
+	if err != nil {
+		return 0, err
+	}
+	if len(value) == 8 {
+		incarnation = binary.BigEndian.Uint64(value)
+	}
+	incarnation++
+	if err := batch.Set(metaKey("incarnation"), binary.BigEndian.AppendUint64(nil, incarnation), nil); err != nil {
+		return 0, err
+	}
+	return incarnation, batch.Commit(pebble.Sync)
+}
+
+// readIdentity returns nil for a new folder.
+func readIdentity(db *pebble.DB) (*identity, error) {
+	value, err := getCopy(db, metaKey("identity"))
+	if err != nil || value == nil {
+		return nil, err
+	}
+	have := &identity{}
+	if err := json.Unmarshal(value, have); err != nil {
+		return nil, fmt.Errorf("kvstore: the folder's identity: %w", err)
+	}
+	return have, nil
+}
+
+func (have *identity) check(want identity) error {
+	switch {
+	case have.Format != want.Format:
+		return fmt.Errorf("kvstore: the folder has format %d, this program writes %d", have.Format, want.Format)
+	case have.StoreID != want.StoreID:
+		return fmt.Errorf("kvstore: the folder belongs to store %d, not to store %d", have.StoreID, want.StoreID)
+	case have.Regions != want.Regions:
+		return fmt.Errorf("kvstore: the folder has %d regions, %d are asked for; the number can't change", have.Regions, want.Regions)
+	case !slices.Equal(have.Stores, want.Stores):
+		return fmt.Errorf("kvstore: the folder's regions are on stores %v, not on %v; the stores can't change", have.Stores, want.Stores)
+	}
+	return nil
+}

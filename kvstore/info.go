@@ -1,0 +1,165 @@
+package kvstore
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/fnv"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/raftmux/raftmux"
+)
+
+// sections returns the lower-case names of the sections that INFO is asked for,
+// nil for all.
+func sections(args [][]byte) []string {
+	var names []string
+	for _, arg := range args {
+		name := strings.ToLower(string(arg))
+		if name == "all" || name == "default" || name == "everything" {
+			return nil
+		}
+		names = append(names, name)
+	}
+	return names
+}
+
+// info is the answer to INFO: sections of key:value lines, as Redis has them.
+func (s *Store) info(names []string) string {
+	var text strings.Builder
+	section := func(name string, write func(line func(key string, value any))) {
+		if names != nil && !slices.Contains(names, strings.ToLower(name)) {
+			return
+		}
+		if text.Len() > 0 {
+			text.WriteString("\r\n")
+		}
+		fmt.Fprintf(&text, "# %s\r\n", name)
+		write(func(key string, value any) { fmt.Fprintf(&text, "%s:%v\r\n", key, value) })
+	}
+	section("Server", s.infoServer)
+	section("Clients", func(line func(string, any)) { line("connected_clients", s.clients.clients.Load()) })
+	section("Regions", s.infoRegions)
+	section("Raftmux", s.infoRaftmux)
+	section("Stores", s.infoStores)
+	return text.String()
+}
+
+func (s *Store) infoServer(line func(string, any)) {
+	line("redis_version", redisVersion)
+	line("redis_mode", "standalone")
+	line("server", "raftmux")
+	line("store_id", s.options.StoreID)
+	line("incarnation", s.host.incarnation)
+	line("process_id", os.Getpid())
+	line("go_version", runtime.Version())
+	line("raft_addr", s.Addr())
+	line("client_addr", s.ClientAddr())
+	line("uptime_in_seconds", int(time.Since(s.started).Seconds()))
+}
+
+func (s *Store) infoRegions(line func(string, any)) {
+	leaders, leaderless, sum := 0, 0, uint64(0)
+	digest := fnv.New64a()
+	for i := range s.host.views {
+		view := &s.host.views[i]
+		switch view.leader.Load() {
+		case s.options.StoreID:
+			leaders++
+		case 0:
+			leaderless++
+		}
+		applied := view.applied.Load()
+		sum += applied
+		_ = binary.Write(digest, binary.BigEndian, applied)
+	}
+	line("regions", s.options.Regions)
+	line("workers", s.options.Workers)
+	line("leaders", leaders)
+	line("leaderless", leaderless)
+	line("applied_entries", sum)
+	// Equal on two stores when they have applied the same entries of every region.
+	line("applied_digest", fmt.Sprintf("%016x", digest.Sum64()))
+	var loops, syncs, writes, reads, became, refused uint64
+	for _, w := range s.host.workers {
+		loops += w.counters.loops.Load()
+		syncs += w.counters.syncs.Load()
+		writes += w.counters.writes.Load()
+		reads += w.counters.reads.Load()
+		became += w.counters.becameLeader.Load()
+		refused += w.counters.refused.Load()
+	}
+	line("worker_loops", loops)
+	line("synced_batches", syncs)
+	line("writes_acknowledged", writes)
+	line("reads", reads)
+	line("became_leader", became)
+	line("steps_refused", refused)
+}
+
+// infoRaftmux sums the ledgers of all connections.
+func (s *Store) infoRaftmux(line func(string, any)) {
+	var sum raftmux.Ledger
+	var batches, generations uint64
+	connected := 0
+	dropped := map[string]uint64{}
+	for _, store := range s.client.Stores() {
+		for _, c := range store.Connections {
+			sum.Accepted += c.Ledger.Accepted
+			sum.Sent += c.Ledger.Sent
+			sum.SentBytes += c.Ledger.SentBytes
+			sum.Queued += c.Ledger.Queued
+			sum.QueuedBytes += c.Ledger.QueuedBytes
+			batches += c.Batches
+			generations += c.Generation
+			if c.Connected {
+				connected++
+			}
+			for reason, n := range c.Ledger.Dropped {
+				dropped[reason] += n
+			}
+		}
+	}
+	line("connections_out", connected)
+	line("generations_out", generations)
+	line("messages_accepted", sum.Accepted)
+	line("messages_out", sum.Sent)
+	line("bytes_out", sum.SentBytes)
+	line("batches_out", batches)
+	line("messages_queued", sum.Queued)
+	line("bytes_queued", sum.QueuedBytes)
+	total := uint64(0)
+	for _, n := range dropped {
+		total += n
+	}
+	line("messages_dropped", total)
+	for _, reason := range sortedKeys(dropped) {
+		line("messages_dropped_"+reason, dropped[reason])
+	}
+	in := s.server.Stats()
+	line("streams_in", in.Streams)
+	line("batches_in", in.Batches)
+	line("messages_in", in.Messages)
+	line("bytes_in", in.Bytes)
+	line("messages_refused", in.Refused)
+	line("messages_malformed", in.Malformed)
+}
+
+func (s *Store) infoStores(line func(string, any)) {
+	for _, store := range s.client.Stores() {
+		line(fmt.Sprintf("store%d", store.StoreID), fmt.Sprintf("state=%s,address=%s,connections=%d",
+			store.State, store.Address, len(store.Connections)))
+	}
+}
+
+func sortedKeys(m map[string]uint64) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}

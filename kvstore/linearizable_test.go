@@ -1,0 +1,172 @@
+package kvstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+	"github.com/redis/go-redis/v9"
+)
+
+// kvInput and kvOutput are one operation of a history, on one key.
+type kvInput struct {
+	op         operation // 0 reads
+	key, value string
+}
+
+type kvOutput struct {
+	unknown bool // of a write that got no answer
+	exists  bool // the key, when it was read, or before it was deleted
+	value   string
+}
+
+// kvState is one key's.
+type kvState struct {
+	exists bool
+	value  string
+}
+
+// kvModel is a map, one key of it at a time.
+func kvModel() porcupine.Model {
+	return porcupine.Model{
+		Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
+			byKey := map[string][]porcupine.Operation{}
+			for _, operation := range history {
+				key := operation.Input.(kvInput).key
+				byKey[key] = append(byKey[key], operation)
+			}
+			var parts [][]porcupine.Operation
+			for _, part := range byKey {
+				parts = append(parts, part)
+			}
+			return parts
+		},
+		Init: func() any { return kvState{} },
+		Step: func(state, input, output any) (bool, any) {
+			before, in, out := state.(kvState), input.(kvInput), output.(kvOutput)
+			switch in.op {
+			case opSet:
+				return true, kvState{exists: true, value: in.value}
+			case opDel:
+				return out.unknown || out.exists == before.exists, kvState{}
+			default:
+				return out.exists == before.exists && out.value == before.value, before
+			}
+		},
+		DescribeOperation: func(input, output any) string { return fmt.Sprintf("%+v -> %+v", input, output) },
+	}
+}
+
+// history collects operations of many clients.
+type history struct {
+	begin time.Time
+	mu    sync.Mutex
+	done  []porcupine.Operation
+}
+
+// perform does one operation and records it. A read without an answer says
+// nothing, nor does a write of which the store says that it did nothing. Any
+// other write without an answer may have taken effect at any later time, or never.
+func (h *history) perform(client *redis.Client, id int, in kvInput) {
+	ctx := context.Background()
+	called := time.Since(h.begin)
+	var out kvOutput
+	var err error
+	switch in.op {
+	case opSet:
+		err = client.Set(ctx, in.key, in.value, 0).Err()
+	case opDel:
+		var n int64
+		n, err = client.Del(ctx, in.key).Result()
+		out.exists = n == 1
+	default:
+		out.value, err = client.Get(ctx, in.key).Result()
+		out.exists = err == nil
+		if errors.Is(err, redis.Nil) {
+			err = nil
+		}
+	}
+	returned := time.Since(h.begin).Nanoseconds()
+	if err != nil {
+		if in.op == 0 || strings.Contains(err.Error(), "nothing was written") || strings.Contains(err.Error(), "refused") {
+			return
+		}
+		out, returned = kvOutput{unknown: true}, math.MaxInt64
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.done = append(h.done, porcupine.Operation{
+		ClientId: id, Input: in, Output: out, Call: called.Nanoseconds(), Return: returned,
+	})
+}
+
+// Concurrent SET, GET and DEL at all stores, while one of them, and with it the
+// lead of a third of the regions and all that it had not synced, goes away and
+// comes back, make a history that one map could have made.
+func TestHistoryIsLinearizable(t *testing.T) {
+	c := newCluster(t, 3, Options{Regions: 6, RequestTimeout: 3 * time.Second})
+	eventually(t, 20*time.Second, "leaders", c.leadersHome)
+	clients := map[uint64]*redis.Client{}
+	for id, address := range c.clients {
+		clients[id] = redis.NewClient(&redis.Options{Addr: address, MaxRetries: -1, DialerRetries: 1, Protocol: 2, ReadTimeout: 10 * time.Second})
+		defer func() { _ = clients[id].Close() }()
+	}
+	h := &history{begin: time.Now()}
+	stop := make(chan struct{})
+	var running sync.WaitGroup
+	for worker := range 9 {
+		running.Go(func() {
+			random := rand.New(rand.NewPCG(1, uint64(worker)))
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				case <-time.After(time.Duration(random.IntN(8)) * time.Millisecond): // room for the checker
+				}
+				in := kvInput{key: fmt.Sprint("key", random.IntN(6)), op: []operation{0, 0, opSet, opSet, opDel}[random.IntN(5)]}
+				if in.op == opSet {
+					in.value = fmt.Sprint(worker, "-", n)
+				}
+				h.perform(clients[uint64(worker%3)+1], worker, in)
+			}
+		})
+	}
+	count := func() int {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return len(h.done)
+	}
+	progress := func(more int, what string) {
+		goal := count() + more
+		eventually(t, 60*time.Second, what, func() bool { return count() >= goal })
+	}
+	progress(1000, "operations before the kill")
+	c.kill(3)
+	progress(1000, "operations while a store is dead")
+	c.start(3)
+	progress(1500, "operations after the restart")
+	close(stop)
+	running.Wait()
+
+	result, info := porcupine.CheckOperationsVerbose(kvModel(), h.done, 60*time.Second)
+	unknown := 0
+	for _, operation := range h.done {
+		if operation.Output.(kvOutput).unknown {
+			unknown++
+		}
+	}
+	t.Logf("%d operations, %d of unknown outcome, in %v: %v", len(h.done), unknown, time.Since(h.begin), result)
+	if result != porcupine.Ok {
+		path := t.ArtifactDir() + "/history.html"
+		_ = porcupine.VisualizePath(kvModel(), info, path)
+		t.Fatalf("the history is %v; see %s", result, path)
+	}
+	c.checkEqual()
+}

@@ -1,0 +1,133 @@
+package kvstore
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// Defaults of Options.
+const (
+	DefaultRegions        = 300
+	DefaultRequestTimeout = 5 * time.Second
+	DefaultMaxValueSize   = 8 << 20
+)
+
+// maxRegions keeps ids and memory sane; the log of each takes part in every tick.
+const maxRegions = 1 << 20
+
+// Options configures a Store. StoreID, Dir and Peers are mandatory; every other
+// field has a default, which its zero value stands for.
+type Options struct {
+	// StoreID is the own id, from 1 to 999.
+	StoreID uint64
+	// Dir is the store's folder. It is made if it is missing, and belongs to this
+	// store id, these peers and this number of regions ever after.
+	Dir string
+	// Peers are the Raft addresses of all stores, the own one too, by store id.
+	// Each region has a replica on each.
+	Peers map[uint64]string
+	// Addr is where the store listens for the others, and ClientAddr for clients.
+	// The default of Addr is the own address in Peers, that of ClientAddr is a
+	// free port on 127.0.0.1.
+	Addr, ClientAddr string
+	// RaftListener and ClientListener are used in place of the addresses. The
+	// Store closes them.
+	RaftListener, ClientListener net.Listener
+	// Regions is the number of regions of the cluster. Default 300.
+	Regions int
+	// Workers is the number of goroutines that drive the regions. Default one per
+	// core, at most 4.
+	Workers int
+	// ConnectionsPerStore is the number of TCP connections to each other store.
+	// Default raftmux's.
+	ConnectionsPerStore int
+	// RequestTimeout bounds a write or a read. Default 5 s.
+	RequestTimeout time.Duration
+	// MaxValueSize bounds a key and its value together. Default 8 MiB.
+	MaxValueSize int
+	// FS is where Dir is. Default the disk.
+	FS vfs.FS
+	// Logger takes the log. Default none.
+	Logger *slog.Logger
+
+	// wrapTransport lets tests meddle with what the workers send.
+	wrapTransport func(transport) transport
+	// unsafeNoSync is for the test that proves that the other tests can fail.
+	unsafeNoSync bool
+}
+
+func (o Options) withDefaults() Options {
+	if o.Regions == 0 {
+		o.Regions = DefaultRegions
+	}
+	if o.Workers == 0 {
+		o.Workers = min(runtime.GOMAXPROCS(0), 4, max(o.Regions, 1))
+	}
+	if o.RequestTimeout == 0 {
+		o.RequestTimeout = DefaultRequestTimeout
+	}
+	if o.MaxValueSize == 0 {
+		o.MaxValueSize = DefaultMaxValueSize
+	}
+	if o.Addr == "" {
+		o.Addr = o.Peers[o.StoreID]
+	}
+	if o.ClientAddr == "" {
+		o.ClientAddr = "127.0.0.1:0"
+	}
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// validate checks options whose defaults are filled in.
+func (o Options) validate() error {
+	switch {
+	case o.StoreID == 0 || o.StoreID >= maxStoreID:
+		return fmt.Errorf("kvstore: option StoreID is %d, must be from 1 to %d", o.StoreID, maxStoreID-1)
+	case o.Dir == "":
+		return fmt.Errorf("kvstore: option Dir is mandatory")
+	case len(o.Peers) == 0:
+		return fmt.Errorf("kvstore: option Peers is mandatory, and includes the own store")
+	case o.Regions < 1 || o.Regions > maxRegions:
+		return fmt.Errorf("kvstore: option Regions is %d, must be from 1 to %d", o.Regions, maxRegions)
+	case o.Workers < 1 || o.Workers > 256:
+		return fmt.Errorf("kvstore: option Workers is %d, must be from 1 to 256", o.Workers)
+	case o.RequestTimeout < 0:
+		return fmt.Errorf("kvstore: option RequestTimeout is %v, must be positive", o.RequestTimeout)
+	case o.MaxValueSize < 1 || o.MaxValueSize > 32<<20:
+		return fmt.Errorf("kvstore: option MaxValueSize is %d, must be from 1 to %d", o.MaxValueSize, 32<<20)
+	}
+	if _, ok := o.Peers[o.StoreID]; !ok {
+		return fmt.Errorf("kvstore: option Peers lacks the own store %d; it has %v", o.StoreID, o.storeIDs())
+	}
+	for id, address := range o.Peers {
+		if id == 0 || id >= maxStoreID {
+			return fmt.Errorf("kvstore: option Peers has store %d, must be from 1 to %d", id, maxStoreID-1)
+		}
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			return fmt.Errorf("kvstore: option Peers: store %d: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// storeIDs returns the ids of all stores in order.
+func (o Options) storeIDs() []uint64 {
+	ids := make([]uint64, 0, len(o.Peers))
+	for id := range o.Peers {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}

@@ -1,0 +1,203 @@
+package kvstore
+
+import (
+	"bytes"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/tidwall/redcon"
+)
+
+// respServer serves clients that speak RESP2, such as redis-cli. Each has a
+// goroutine, by redcon.
+type respServer struct {
+	store    *Store
+	listener net.Listener
+	server   *redcon.Server
+
+	refusing atomic.Bool
+	done     chan struct{} // closed when serve returns
+	open     sync.WaitGroup
+	clients  atomic.Int64
+	nextID   atomic.Int64
+}
+
+// respClient is what the server knows of a connection.
+type respClient struct {
+	id   int64
+	name string
+}
+
+func newRESPServer(store *Store, listener net.Listener) *respServer {
+	s := &respServer{store: store, listener: listener, done: make(chan struct{})}
+	s.server = redcon.NewServerNetwork("tcp", listener.Addr().String(), s.handle, s.accept, s.closed)
+	return s
+}
+
+// serve returns nil after close.
+func (s *respServer) serve() error {
+	defer close(s.done)
+	return s.server.Serve(s.listener)
+}
+
+// refuse makes new requests fail, so that the workers can stop.
+func (s *respServer) refuse() { s.refusing.Store(true) }
+
+// close ends all connections and waits for their goroutines. It follows serve.
+func (s *respServer) close() error {
+	// redcon only knows its listener once it serves; closing it ourselves ends
+	// serving, and with it the connections, whenever that began.
+	err := s.server.Close()
+	if err != nil {
+		err = s.listener.Close()
+	}
+	<-s.done // nobody is accepted from here on
+	s.open.Wait()
+	return err
+}
+
+func (s *respServer) accept(conn redcon.Conn) bool {
+	s.open.Add(1)
+	s.clients.Add(1)
+	conn.SetContext(&respClient{id: s.nextID.Add(1)})
+	return true
+}
+
+func (s *respServer) closed(redcon.Conn, error) {
+	s.clients.Add(-1)
+	s.open.Done()
+}
+
+// handle answers one command, and those that the client sent along with it.
+// Reads and writes of different keys run side by side; a second one of the same
+// key, and any other command, waits for those before it.
+func (s *respServer) handle(conn redcon.Conn, first redcon.Command) {
+	var flight flight
+	for _, cmd := range append([]redcon.Command{first}, conn.ReadPipeline()...) {
+		if len(cmd.Args) == 0 {
+			continue
+		}
+		name := strings.ToUpper(string(cmd.Args[0]))
+		if op, ok := s.keyCommand(name, cmd.Args); ok {
+			if flight.has(cmd.Args[1:]) {
+				flight.land(conn)
+			}
+			flight.take(s, op, name, cmd.Args)
+			continue
+		}
+		flight.land(conn)
+		if s.other(conn, name, cmd.Args) {
+			return
+		}
+	}
+	flight.land(conn)
+}
+
+// keyCommand says whether the command is a well-formed one about keys.
+func (s *respServer) keyCommand(name string, args [][]byte) (operation, bool) {
+	switch {
+	case s.refusing.Load():
+		return 0, false
+	case name == "GET" && len(args) == 2:
+		return 0, true
+	case name == "SET" && len(args) == 3:
+		return opSet, s.fits(args)
+	case name == "DEL" && len(args) >= 2:
+		return opDel, s.fits(args)
+	}
+	return 0, false
+}
+
+func (s *respServer) fits(args [][]byte) bool {
+	size := 0
+	for _, arg := range args[1:] {
+		size += len(arg)
+	}
+	return size <= s.store.options.MaxValueSize
+}
+
+// flight are the requests of one connection that are under way, in order.
+type flight struct {
+	commands []flying
+	keys     map[string]bool
+}
+
+type flying struct {
+	name     string
+	requests []*request
+}
+
+func (f *flight) has(keys [][]byte) bool {
+	for _, key := range keys {
+		if f.keys[string(key)] {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *flight) take(s *respServer, op operation, name string, args [][]byte) {
+	if f.keys == nil {
+		f.keys = map[string]bool{}
+	}
+	command := flying{name: name}
+	keys, value := args[1:], []byte(nil)
+	if op == opSet {
+		keys, value = args[1:2], bytes.Clone(args[2])
+	}
+	for _, key := range keys {
+		f.keys[string(key)] = true
+		// A key named twice in one DEL is deleted, and counted, once.
+		if op == opDel && command.names(key) {
+			continue
+		}
+		command.requests = append(command.requests, s.store.host.submit(op, bytes.Clone(key), value))
+	}
+	f.commands = append(f.commands, command)
+}
+
+func (c *flying) names(key []byte) bool {
+	for _, r := range c.requests {
+		if bytes.Equal(r.key, key) {
+			return true
+		}
+	}
+	return false
+}
+
+// land waits for everything under way and writes the answers.
+func (f *flight) land(conn redcon.Conn) {
+	for _, command := range f.commands {
+		command.land(conn)
+	}
+	f.commands = nil
+	clear(f.keys)
+}
+
+func (c *flying) land(conn redcon.Conn) {
+	var last answer
+	var failure error
+	deleted := 0
+	for _, r := range c.requests {
+		if last = <-r.done; last.err != nil {
+			failure = last.err
+		}
+		if last.existed {
+			deleted++
+		}
+	}
+	switch {
+	case failure != nil:
+		conn.WriteError(failure.Error())
+	case c.name == "SET":
+		conn.WriteString("OK")
+	case c.name == "DEL":
+		conn.WriteInt(deleted)
+	case last.value == nil:
+		conn.WriteNull()
+	default:
+		conn.WriteBulk(last.value)
+	}
+}

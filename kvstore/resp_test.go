@@ -1,0 +1,112 @@
+package kvstore
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// talk sends inline commands on one connection and returns the raw answers.
+func talk(t *testing.T, address string, commands string, answerLines int) string {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := conn.Write([]byte(commands)); err != nil {
+		t.Fatal(err)
+	}
+	reader := bufio.NewReader(conn)
+	var lines []string
+	for range answerLines {
+		line, err := reader.ReadString('\n')
+		if err != nil {
+			t.Fatalf("after %q: %v", lines, err)
+		}
+		lines = append(lines, strings.TrimSpace(line))
+	}
+	return strings.Join(lines, " ")
+}
+
+func TestRESP(t *testing.T) {
+	c := newCluster(t, 1, Options{Regions: 4, MaxValueSize: 1000})
+	mustSet(t, c.stores[1], "ready", "")
+	for _, test := range []struct {
+		send  string
+		lines int
+		want  string
+	}{
+		{"PING", 1, "+PONG"},
+		{"ping hello", 2, "$5 hello"},
+		{"ECHO a", 2, "$1 a"},
+		{"GET none", 1, "$-1"},
+		{"GET ready", 2, "$0 "},
+		{"SET a b", 1, "+OK"},
+		{"GET a", 2, "$1 b"},
+		{"SET a b EX 10", 1, "-ERR syntax error, SET takes a key and a value and no options here"},
+		{"SET a", 1, "-ERR wrong number of arguments for 'set' command"},
+		{"SET a " + strings.Repeat("x", 1001), 1, "-ERR key and value are larger than 1000 bytes"},
+		{"SET d 1\r\nSET e 2\r\nDEL d e f d", 3, "+OK +OK :2"},
+		// One key, in one go: in order.
+		{"SET p 1\r\nGET p\r\nSET p 2\r\nGET p\r\nDEL p\r\nGET p", 8, "+OK $1 1 +OK $1 2 :1 $-1"},
+		{"HELLO 3", 1, "-NOPROTO unsupported protocol version"},
+		{"HELLO 2", 26, "*14 $6 server $5 redis $7 version $5 7.2.0 $5 proto :2 $2 id :"},
+		{"CLIENT SETNAME me\r\nCLIENT GETNAME", 3, "+OK $2 me"},
+		{"CLIENT SETINFO LIB-NAME x", 1, "+OK"},
+		{"CLIENT NONSENSE", 1, "-ERR unknown subcommand 'NONSENSE' of CLIENT"},
+		{"COMMAND", 1, "*0"},
+		{"COMMAND DOCS", 1, "*0"},
+		{"COMMAND COUNT", 1, ":0"},
+		{"CONFIG GET save", 5, "*2 $4 save $0 "},
+		{"CONFIG GET nothing", 1, "*0"},
+		{"CONFIG SET save x", 1, "-ERR only CONFIG GET is known"},
+		{"SELECT 0", 1, "+OK"},
+		{"SELECT 1", 1, "-ERR there is one database, 0"},
+		{"AUTH x", 1, "-ERR AUTH called without any password"},
+		{"QUIT", 1, "+OK"},
+		{"FLUSHALL", 1, "-ERR unknown command 'FLUSHALL', there are PING, GET, SET, DEL and INFO"},
+	} {
+		got := talk(t, c.clients[1], test.send+"\r\n", test.lines)
+		if !strings.HasPrefix(got, test.want) && got != strings.TrimSpace(test.want) {
+			t.Errorf("%.40q: got %q, want %q", test.send, got, test.want)
+		}
+	}
+}
+
+func TestRedisClientLibrary(t *testing.T) {
+	c := newCluster(t, 1, Options{Regions: 4})
+	mustSet(t, c.stores[1], "ready", "")
+	ctx := context.Background()
+	client := redis.NewClient(&redis.Options{Addr: c.clients[1]}) // as it comes: asks for RESP3 first
+	defer func() { _ = client.Close() }()
+	results, err := client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for i := range 100 {
+			pipe.Set(ctx, fmt.Sprint("k", i), i, 0)
+			pipe.Get(ctx, fmt.Sprint("k", i))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		if got := results[2*i+1].(*redis.StringCmd).Val(); got != fmt.Sprint(i) {
+			t.Errorf("k%d is %q", i, got)
+		}
+	}
+	info, err := client.Info(ctx).Result()
+	if err != nil || !strings.Contains(info, "\r\nregions:4\r\n") || !strings.Contains(info, "\r\nleaders:4\r\n") {
+		t.Errorf("%v: %s", err, info)
+	}
+	if info, err = client.Info(ctx, "regions").Result(); err != nil || strings.Contains(info, "# Server") {
+		t.Errorf("%v: %s", err, info)
+	}
+}

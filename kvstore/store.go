@@ -1,0 +1,193 @@
+package kvstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/raftmux/raftmux"
+	"github.com/raftmux/raftmux/etcdraft"
+)
+
+// closeTimeout bounds the transport's farewell when Close's context does not.
+const closeTimeout = 5 * time.Second
+
+// backoffStep is shorter than raftmux's default: the stores are few, and a
+// restarted one is of little use until the others have found it.
+const backoffStep = 250 * time.Millisecond
+
+// Store is one running store: a Host, raftmux at both ends of it, and a server
+// for clients that speak RESP. It is safe for concurrent use.
+type Store struct {
+	options Options
+	host    *Host
+	client  *raftmux.Client
+	server  *raftmux.Server
+	grpc    *grpc.Server
+	raft    net.Listener
+	clients *respServer
+	started time.Time
+
+	serving sync.WaitGroup
+	once    sync.Once
+	closed  error
+}
+
+// Open starts a store: a new one if its folder is empty, else where it stopped.
+func Open(options Options) (store *Store, err error) {
+	options = options.withDefaults()
+	if err := options.validate(); err != nil {
+		return nil, errors.Join(err, closeListeners(options))
+	}
+	raft, clients, err := listen(options)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{options: options, raft: raft, started: time.Now()}
+	s.clients = newRESPServer(s, clients)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.abandon())
+		}
+	}()
+	if s.host, err = openHost(options); err != nil {
+		return nil, err
+	}
+	s.client, err = raftmux.NewClient(raftmux.ClientOptions{
+		StoreID:             options.StoreID,
+		Resolver:            staticResolver(options.Peers),
+		Router:              s.host,
+		ConnectionsPerStore: options.ConnectionsPerStore,
+		BackoffStep:         backoffStep,
+		Logger:              options.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.server, err = raftmux.NewServer(raftmux.ServerOptions{
+		StoreID:     options.StoreID,
+		NewReceiver: etcdraft.NewReceiver(s.host),
+		Logger:      options.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.grpc = grpc.NewServer(raftmux.GRPCServerOptions()...)
+	s.server.Register(s.grpc)
+	s.serve()
+	return s, nil
+}
+
+// serve starts everything, in an order in which nobody is called too early.
+func (s *Store) serve() {
+	s.host.start(func() transport {
+		var sender transport = etcdraft.NewSender(s.client.NewSender())
+		if s.options.wrapTransport != nil {
+			sender = s.options.wrapTransport(sender)
+		}
+		return sender
+	})
+	s.serving.Go(func() {
+		if err := s.grpc.Serve(s.raft); err != nil {
+			s.host.fail(fmt.Errorf("kvstore: serve %s: %w", s.raft.Addr(), err))
+		}
+	})
+	s.serving.Go(func() {
+		if err := s.clients.serve(); err != nil {
+			s.host.fail(fmt.Errorf("kvstore: serve clients: %w", err))
+		}
+	})
+}
+
+// Addr returns the address where the other stores reach this one.
+func (s *Store) Addr() string { return s.raft.Addr().String() }
+
+// ClientAddr returns the address for clients.
+func (s *Store) ClientAddr() string { return s.clients.listener.Addr().String() }
+
+// Failed yields an error if the store can't go on, because its disk failed, say.
+// It acknowledges nothing from then on; close it.
+func (s *Store) Failed() <-chan error { return s.host.failed }
+
+// Get reads a key, linearizably. The value is nil if there is none.
+func (s *Store) Get(key []byte) ([]byte, error) {
+	answer := <-s.host.submit(0, key, nil).done
+	return answer.value, answer.err
+}
+
+// Set writes a key. It keeps key and value until it returns.
+func (s *Store) Set(key, value []byte) error {
+	return (<-s.host.submit(opSet, key, value).done).err
+}
+
+// Delete removes a key and says whether it was there.
+func (s *Store) Delete(key []byte) (existed bool, err error) {
+	answer := <-s.host.submit(opDel, key, nil).done
+	return answer.existed, answer.err
+}
+
+// Close stops taking requests, answers those under way, tells the other stores
+// what was flushed until ctx ends, and closes the Pebble. It is idempotent and
+// leaves no goroutine.
+func (s *Store) Close(ctx context.Context) error {
+	s.once.Do(func() {
+		ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+		defer cancel()
+		// The workers first: clients that wait get their answers from them.
+		s.clients.refuse()
+		s.host.stop()
+		err := s.clients.close()
+		err = errors.Join(err, s.client.Close(ctx), s.server.Close(ctx))
+		s.grpc.Stop()
+		s.serving.Wait()
+		s.closed = errors.Join(err, s.host.close())
+	})
+	return s.closed
+}
+
+// abandon undoes an Open that failed half-way.
+func (s *Store) abandon() error {
+	err := errors.Join(s.raft.Close(), s.clients.listener.Close())
+	if s.client != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		err = errors.Join(err, s.client.Close(ctx))
+	}
+	if s.host != nil {
+		for _, w := range s.host.workers {
+			_ = w.applier.batch.Close()
+		}
+		err = errors.Join(err, s.host.close())
+	}
+	return err
+}
+
+func listen(options Options) (raft, clients net.Listener, err error) {
+	raft, clients = options.RaftListener, options.ClientListener
+	if raft == nil {
+		if raft, err = net.Listen("tcp", options.Addr); err != nil {
+			return nil, nil, errors.Join(fmt.Errorf("kvstore: option Addr: %w", err), closeListeners(options))
+		}
+	}
+	if clients == nil {
+		if clients, err = net.Listen("tcp", options.ClientAddr); err != nil {
+			return nil, nil, errors.Join(fmt.Errorf("kvstore: option ClientAddr: %w", err), raft.Close())
+		}
+	}
+	return raft, clients, nil
+}
+
+func closeListeners(options Options) error {
+	var err error
+	for _, listener := range []net.Listener{options.RaftListener, options.ClientListener} {
+		if listener != nil {
+			err = errors.Join(err, listener.Close())
+		}
+	}
+	return err
+}

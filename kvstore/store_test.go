@@ -1,0 +1,47 @@
+package kvstore
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+func TestClusterServesAndSurvivesRestarts(t *testing.T) {
+	for _, n := range []int{1, 3} {
+		t.Run(fmt.Sprintf("%d stores", n), func(t *testing.T) {
+			c := newCluster(t, n, Options{Regions: 20})
+			start := time.Now()
+			for i := range 100 {
+				store := c.stores[uint64(i%n)+1]
+				mustSet(t, store, fmt.Sprint("key", i), fmt.Sprint("value", i))
+			}
+			t.Logf("100 writes after %v", time.Since(start))
+			for i := range 100 {
+				store := c.stores[uint64((i+1)%n)+1]
+				if got := mustGet(t, store, fmt.Sprint("key", i)); string(got) != fmt.Sprint("value", i) {
+					t.Fatalf("key%d is %q", i, got)
+				}
+			}
+			if got := mustGet(t, c.stores[1], "none"); got != nil {
+				t.Errorf("a key that was never written is %q", got)
+			}
+			c.killAll()
+			for id := uint64(1); id <= uint64(n); id++ {
+				c.start(id)
+			}
+			for i := range 100 {
+				if got := mustGet(t, c.stores[1], fmt.Sprint("key", i)); string(got) != fmt.Sprint("value", i) {
+					t.Fatalf("key%d is %q after the crash", i, got)
+				}
+			}
+			existed, err := c.stores[1].Delete([]byte("key1"))
+			if err != nil || !existed {
+				t.Errorf("delete: %v, %v", existed, err)
+			}
+			if existed, err = c.stores[1].Delete([]byte("key1")); err != nil || existed {
+				t.Errorf("delete again: %v, %v", existed, err)
+			}
+			c.checkEqual()
+		})
+	}
+}
