@@ -2,9 +2,13 @@ package raftmux_test
 
 import (
 	"errors"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/raftmux/raftmux"
@@ -162,5 +166,73 @@ func TestC4StagedIsSeized(t *testing.T) {
 	}
 	if l, _, _ := h.ledger(there); l.Dropped["closing"] != 1 {
 		t.Errorf("ledger %+v", l)
+	}
+}
+
+// S1, C7: a message that is accepted while the Client closes is in the accounts;
+// whatever isn't is refused.
+func TestS1AcceptedWhileClosing(t *testing.T) {
+	t.Parallel()
+	peer := rig.NewPeer(t, rig.PeerOptions{})
+	h := toPeer(t, peer)
+	var accepted atomic.Uint64
+	var workers sync.WaitGroup
+	for region := uint64(1); region <= 4; region++ {
+		workers.Go(func() {
+			s := h.NewSender()
+			defer s.Close()
+			for i := 1; ; i++ {
+				switch err := s.Send(rig.Heartbeat(region, there, 2)); {
+				case err == nil:
+					accepted.Add(1)
+				case errors.Is(err, raftmux.ErrDisconnected):
+					return
+				case !errors.Is(err, raftmux.ErrFull):
+					t.Error(err)
+					return
+				}
+				if i%10 == 0 {
+					s.Flush()
+				}
+			}
+		})
+	}
+	peer.WaitMessages(t, 1000)
+	h.close(t) // which checks that the ledger balances
+	workers.Wait()
+	if l, _, _ := h.ledger(there); l.Accepted != accepted.Load() {
+		t.Errorf("Send accepted %d messages, the ledger %d", accepted.Load(), l.Accepted)
+	}
+}
+
+// S2: a flush that meets a connection which has just found its queue empty wakes
+// it all the same: the last message arrives without another behind it.
+func TestS2NoLostWakeUp(t *testing.T) {
+	t.Parallel()
+	came := make(chan uint64, 2)
+	server := newReceiving(t, raftmux.ServerOptions{Handler: handlerFunc(func(m *raft_serverpb.RaftMessage) error {
+		came <- m.Message.Index
+		return nil
+	})})
+	h := newSending(t)
+	h.resolver.Set(there, server.addr)
+	s := h.sender(t)
+	deadline := time.After(rig.WaitTimeout)
+	for i := uint64(0); i < 6000; i += 2 {
+		sendAll(t, s, rig.Index(rig.Heartbeat(1, there, 2), i))
+		for range i % 1000 * 100 { // the second flush meets the connection at ever another point
+			runtime.KeepAlive(s)
+		}
+		sendAll(t, s, rig.Index(rig.Heartbeat(1, there, 2), i+1))
+		for want := i; want <= i+1; want++ {
+			select {
+			case got := <-came:
+				if got != want {
+					t.Fatalf("message %d came in place of %d", got, want)
+				}
+			case <-deadline:
+				t.Fatalf("message %d doesn't come", want)
+			}
+		}
 	}
 }

@@ -171,8 +171,6 @@ func (in *inbound) ended(err error) error {
 		return in.stream.SendMsg(new(raft_serverpb.Done))
 	case wire.IsForeignCodecError(err):
 		in.server.options.Logger.Error("this grpc.Server was built without raftmux.GRPCServerOptions")
-		return status.Error(codes.FailedPrecondition,
-			"raftmux: this grpc.Server was built without raftmux.GRPCServerOptions(); pass them to grpc.NewServer")
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 package raftmux
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -64,7 +65,7 @@ type ledgerCollector struct {
 
 func newLedgerCollector(stores func() []StoreStatus) *ledgerCollector {
 	labels := []string{"store_id", "lane", "conn"}
-	outcome := append(labels[:len(labels):len(labels)], "outcome", "reason")
+	outcome := slices.Concat(labels, []string{"outcome", "reason"})
 	return &ledgerCollector{
 		stores: stores,
 		messages: prometheus.NewDesc("raftmux_messages_total",
@@ -109,7 +110,7 @@ func (l *ledgerCollector) collect(metrics chan<- prometheus.Metric, ledger Ledge
 		metrics <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value), labels...)
 	}
 	with := func(outcome, reason string) []string {
-		return append(labels[:len(labels):len(labels)], outcome, reason)
+		return slices.Concat(labels, []string{outcome, reason})
 	}
 	counter(l.messages, ledger.Accepted, with("accepted", "")...)
 	counter(l.messages, ledger.Sent, with("sent", "")...)

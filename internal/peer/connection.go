@@ -80,8 +80,9 @@ const (
 // Every failure leads back to 1, after a wait. It ends when the store does, or
 // when the Client closes and what was flushed is sent.
 func (c *Connection) run() {
+	defer c.store.leave()
 	defer c.cancel()
-	for c.retry.wait(c.ctx, c.store.set.closing) {
+	for c.retry.wait(c.ctx, c.store.set.closing) && !c.finished() {
 		begun := time.Now()
 		failed := c.attempt()
 		if failed == nil { // closing, and all is sent
@@ -95,6 +96,16 @@ func (c *Connection) run() {
 		c.settle(failed, first)
 	}
 	c.queue.Disconnect(c.store.reason())
+}
+
+// finished says whether the Client is closing and nothing is left to send.
+func (c *Connection) finished() bool {
+	select {
+	case <-c.store.set.closing:
+		return c.queue.Ledger().Queued == 0
+	default:
+		return false
+	}
 }
 
 // attempt makes one round of the life. It returns nil when there is nothing
@@ -121,8 +132,12 @@ func (c *Connection) attempt() *failure {
 // carries messages.
 func (c *Connection) serve(link Link, address string) *failure {
 	var err error
-	for _, kind := range chain {
-		err = c.live(link, kind)
+	for _, kind := range chain() {
+		g, openErr := c.openGeneration(link, kind)
+		if openErr != nil {
+			return &failure{atConnect, fmt.Errorf("raftmux: open a stream to store %d at %s: %w", c.store.id, address, openErr)}
+		}
+		err = c.live(g)
 		if err == nil {
 			return nil
 		}
@@ -138,13 +153,9 @@ func (c *Connection) serve(link Link, address string) *failure {
 
 // live is one generation: a stream from open to end. It returns nil only when
 // the peer has confirmed everything and the Client is closing.
-func (c *Connection) live(link Link, kind Kind) error {
-	g, err := c.openGeneration(link, kind)
-	if err != nil {
-		return err
-	}
+func (c *Connection) live(g *generation) error {
 	defer c.open.Store(false)
-	err = c.pump(g)
+	err := c.pump(g)
 	g.cancel()
 	<-g.ended
 	g.upTimer.Stop()
@@ -245,8 +256,8 @@ func (r *retry) failed(lived time.Duration) (first bool) {
 	return r.failures == 1
 }
 
-// wait returns true when the next attempt may begin, false when there is to be
-// none.
+// wait returns true when the next attempt may begin: after the pause, or at once
+// when the Client is closing. It returns false when ctx has ended.
 func (r *retry) wait(ctx context.Context, closing <-chan struct{}) bool {
 	if r.pause > 0 {
 		timer := time.NewTimer(r.pause)
@@ -260,9 +271,6 @@ func (r *retry) wait(ctx context.Context, closing <-chan struct{}) bool {
 	select {
 	case <-ctx.Done():
 		return false
-	case <-closing:
-		// The first attempt may still send what was flushed before the close.
-		return r.failures == 0 && r.pause == 0
 	default:
 		return true
 	}

@@ -65,14 +65,15 @@ func (s *Store) unreached() {
 // the step is over. The caller holds s.mu.
 func (s *Store) downEdge() {
 	wait := s.options.BackoffStep - time.Since(s.reach.lastDown)
-	if s.reach.lastDown.IsZero() || wait <= 0 {
+	switch {
+	case s.reach.lastDown.IsZero() || wait <= 0:
 		s.tellDown()
-		return
+	case s.reach.told == toldDown || s.reach.deferred != nil:
+	case s.ended: // nobody is there any more to wait for the end of the step
+		s.tellDown()
+	default:
+		s.reach.deferred = time.AfterFunc(wait, s.flushEdge)
 	}
-	if s.reach.told == toldDown || s.reach.deferred != nil {
-		return
-	}
-	s.reach.deferred = time.AfterFunc(wait, s.flushEdge)
 }
 
 // flushEdge tells a deferred edge now.

@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"github.com/raftmux/raftmux/internal/queue"
 )
@@ -16,6 +17,10 @@ type Set struct {
 	closing chan struct{} // asks connections to finish
 	running sync.WaitGroup
 	slots   chan struct{} // one per snapshot under way
+	sealing sync.Once
+	// streams numbers the streams to all stores, so that a store that was removed
+	// and came back has newer ones than before.
+	streams atomic.Uint64
 
 	mu        sync.Mutex
 	stores    map[uint64]*Store
@@ -72,8 +77,12 @@ func (s *Set) Lookup(id uint64) *Store {
 }
 
 // Remove forgets a store, a tombstone too. What it held is reported. A later
-// message begins anew.
+// message begins anew. After Close it does nothing.
 func (s *Set) Remove(id uint64) {
+	if !s.enter() {
+		return
+	}
+	defer s.running.Done()
 	s.mu.Lock()
 	store := s.stores[id]
 	delete(s.stores, id)
@@ -117,13 +126,24 @@ func (s *Set) allows(id uint64) bool {
 	return ok
 }
 
-// start runs f on a goroutine that Close waits for. It returns false after Close.
-func (s *Set) start(f func()) bool {
+// enter makes Close wait for the caller, who may have something to report, until
+// running.Done. It returns false after Close.
+func (s *Set) enter() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return false
 	}
+	s.running.Add(1)
+	return true
+}
+
+// start runs f on a goroutine that Close waits for. It returns false after Close.
+func (s *Set) start(f func()) bool {
+	if !s.enter() {
+		return false
+	}
+	defer s.running.Done()
 	s.running.Go(f)
 	return true
 }
@@ -132,25 +152,23 @@ func (s *Set) start(f func()) bool {
 // was flushed until ctx ends, drops the rest, and waits for every goroutine.
 // Snapshots under way may finish until ctx ends too. Every call waits.
 func (s *Set) Close(ctx context.Context) {
-	s.mu.Lock()
-	first := !s.closed
-	s.closed = true
-	stores := make([]*Store, 0, len(s.stores))
-	for _, store := range s.stores {
-		stores = append(stores, store)
-	}
-	s.mu.Unlock()
-	if first {
-		for _, store := range stores {
-			store.seal()
-		}
-		close(s.closing)
-	}
+	s.sealing.Do(s.seal)
 	stop := context.AfterFunc(ctx, s.cancel)
 	defer stop()
 	s.running.Wait()
 	s.cancel()
-	for _, store := range stores {
+	for _, store := range s.Stores() {
 		store.flushEdge()
 	}
+}
+
+// seal begins the end. No connection finishes before all stores are sealed.
+func (s *Set) seal() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	for _, store := range s.Stores() {
+		store.seal()
+	}
+	close(s.closing)
 }

@@ -17,11 +17,16 @@ import (
 // Each snapshot under way has a goroutine; there are at most MaxSnapshots in
 // the Set, and one more ends in a Failure at once.
 func (s *Store) SendSnapshot(peer report.Peer, encoded []byte) error {
+	if !s.set.enter() {
+		return ErrDisconnected
+	}
+	defer s.set.running.Done()
 	s.mu.Lock()
 	if s.ended {
 		s.mu.Unlock()
 		return ErrDisconnected
 	}
+	s.users++
 	s.snapshots.Accepted++
 	s.snapshots.AcceptedBytes += uint64(len(encoded))
 	s.snapshots.Queued++
@@ -29,23 +34,22 @@ func (s *Store) SendSnapshot(peer report.Peer, encoded []byte) error {
 	s.mu.Unlock()
 
 	if s.options.SnapshotSender == nil {
+		defer s.leave()
 		s.dropSnapshot(peer, len(encoded), queue.ReasonNoSender, errors.New("no snapshot sender"))
 		return nil
 	}
 	select {
 	case s.set.slots <- struct{}{}:
 	default:
+		defer s.leave()
 		s.dropSnapshot(peer, len(encoded), queue.ReasonBusy, errors.New("too many snapshots under way"))
 		return nil
 	}
-	started := s.set.start(func() {
+	s.set.running.Go(func() {
+		defer s.leave()
 		defer func() { <-s.set.slots }()
 		s.carrySnapshot(peer, encoded)
 	})
-	if !started {
-		<-s.set.slots
-		s.dropSnapshot(peer, len(encoded), queue.ReasonClosing, ErrDisconnected)
-	}
 	return nil
 }
 

@@ -23,6 +23,7 @@ type Store struct {
 
 	mu          sync.Mutex
 	connections []*Connection // by index; nil until first used
+	users       int // connections and snapshots that live
 	ended       bool
 	endReason   queue.Reason
 	lookups     lookups
@@ -86,8 +87,20 @@ func (s *Store) Connection(index int) (*Connection, error) {
 	if !s.set.start(c.run) {
 		return nil, ErrDisconnected
 	}
+	s.users++
 	s.connections[index] = c
 	return c, nil
+}
+
+// leave notes the end of a connection or a snapshot. The last one to leave a
+// store that has ended takes with it a look-up for which nobody waits any more.
+func (s *Store) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users--
+	if s.ended && s.users == 0 {
+		s.cancel()
+	}
 }
 
 // bury makes the store a tombstone: its connections go away, and what they held

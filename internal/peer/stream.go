@@ -64,8 +64,8 @@ const (
 	Raft
 )
 
-// chain is the order in which the kinds are tried.
-var chain = [...]Kind{BatchRaft, Raft}
+// chain returns the order in which the kinds are tried.
+func chain() [2]Kind { return [...]Kind{BatchRaft, Raft} }
 
 // errFinished means that the peer has read everything and said so.
 var errFinished = errors.New("finished")
@@ -92,12 +92,13 @@ func (c *Connection) openGeneration(link Link, kind Kind) (*generation, error) {
 		Incarnation: c.store.options.Incarnation,
 		Lane:        LaneData,
 		Index:       c.index,
-		Generation:  c.generation.Add(1),
+		Generation:  c.store.set.streams.Add(1),
 	})
 	if err != nil {
 		cancel()
 		return nil, err
 	}
+	c.generation.Add(1)
 	g := &generation{kind: kind, stream: stream, cancel: cancel, ended: make(chan struct{})}
 	c.open.Store(true)
 	// A peer that doesn't send its headers counts as up when the stream has

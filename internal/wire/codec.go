@@ -81,8 +81,8 @@ func (in *Incoming) Release() {
 // gRPC sends it to the peer before the handler can say anything else.
 const foreignCodec = "this grpc.Server was built without raftmux.GRPCServerOptions(); pass them to grpc.NewServer"
 
-// Reset, String, ProtoMessage and Unmarshal make a message of an Incoming for
-// gRPC's own codec, so that its error is Unmarshal's.
+// Reset does nothing. With the three methods after it, it makes a message of an
+// Incoming for gRPC's own codec, so that its error is Unmarshal's.
 func (*Incoming) Reset() {}
 
 // String returns nothing.

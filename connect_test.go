@@ -1,0 +1,263 @@
+package raftmux_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"io"
+	"math/big"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/raftmux/raftmux"
+	"github.com/raftmux/raftmux/internal/rig"
+)
+
+// connectionOf returns incarnation, lane and index of a stream id.
+func connectionOf(t testing.TB, id string) string {
+	t.Helper()
+	parts := strings.Split(id, "/")
+	if len(parts) != 4 {
+		t.Fatalf("stream id %q", id)
+	}
+	return strings.Join(parts[:3], "/")
+}
+
+// S13: one TCP connection and one stream per connection id.
+func TestS13ConnectionPerID(t *testing.T) {
+	t.Parallel()
+	peer := rig.NewPeer(t, rig.PeerOptions{})
+	h := toPeer(t, peer, func(o *raftmux.ClientOptions) { o.ConnectionsPerStore = 3 })
+	s := h.sender(t)
+	for range 3 {
+		for region := range uint64(64) {
+			sendAll(t, s, rig.Heartbeat(region, there, 2))
+		}
+	}
+	peer.WaitMessages(t, 3*64)
+	remotes, ids := make(map[string]bool), make(map[string]bool)
+	for _, stream := range peer.Streams() {
+		remotes[stream.Remote] = true
+		ids[connectionOf(t, stream.Metadata.Get("raftmux-stream")[0])] = true
+	}
+	if peer.Conns() != 3 || len(peer.Streams()) != 3 || len(remotes) != 3 || len(ids) != 3 {
+		t.Errorf("%d TCP connections, streams %+v", peer.Conns(), peer.Streams())
+	}
+}
+
+// S13: windows, and options that the host adds, reach gRPC on the sending side.
+func TestS13ClientOptionsReachGRPC(t *testing.T) {
+	t.Parallel()
+	peer := rig.NewPeer(t, rig.PeerOptions{})
+	h := toPeer(t, peer, func(o *raftmux.ClientOptions) {
+		o.DialOptions = []grpc.DialOption{grpc.WithUserAgent("raftmux-test")}
+	})
+	sendAll(t, h.sender(t), rig.Heartbeat(1, there, 2))
+	peer.WaitMessages(t, 1)
+	if agent := peer.Streams()[0].Metadata.Get("user-agent"); !strings.HasPrefix(agent[0], "raftmux-test") {
+		t.Errorf("user agent %q", agent)
+	}
+
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	h = newSending(t, func(o *raftmux.ClientOptions) { o.WindowSize = 3 << 20 })
+	h.resolver.Set(there, listener.Addr().String())
+	sendAll(t, h.sender(t), rig.Heartbeat(1, there, 2))
+	conn, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := io.ReadFull(conn, make([]byte, len(http2.ClientPreface))); err != nil {
+		t.Fatal(err)
+	}
+	wantWindows(t, conn, 3<<20)
+}
+
+// S13: the windows of a Server are those of GRPCServerOptions.
+func TestS13ServerWindows(t *testing.T) {
+	t.Parallel()
+	server := newReceiving(t, raftmux.ServerOptions{Handler: new(inbox)})
+	wantWindows(t, rawHTTP2(t, server.addr), raftmux.DefaultWindowSize)
+}
+
+// rawHTTP2 opens an HTTP/2 connection by hand.
+func rawHTTP2(t *testing.T, address string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	if err := http2.NewFramer(conn, nil).WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// wantWindows reads what the other end announces when a connection begins.
+func wantWindows(t *testing.T, conn net.Conn, want uint32) {
+	t.Helper()
+	_ = conn.SetReadDeadline(time.Now().Add(rig.WaitTimeout))
+	framer := http2.NewFramer(io.Discard, conn)
+	stream, connection := false, false
+	for !stream || !connection {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			t.Fatalf("stream window %v, connection window %v: %v", stream, connection, err)
+		}
+		switch f := frame.(type) {
+		case *http2.SettingsFrame:
+			if value, ok := f.Value(http2.SettingInitialWindowSize); ok {
+				if stream = true; value != want {
+					t.Errorf("stream window %d, not %d", value, want)
+				}
+			}
+		case *http2.WindowUpdateFrame:
+			if connection = true; f.Increment != want-65535 {
+				t.Errorf("connection window %d, not %d", f.Increment+65535, want)
+			}
+		}
+	}
+}
+
+// certificate returns a self-signed certificate for loopback, and the pool that
+// trusts it.
+func certificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "raftmux test"},
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(time.Hour),
+		IsCA:         true, BasicConstraintsValid: true,
+		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(cert)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
+}
+
+// S13: the TLS hook works in both directions, with kvproto peers at the other
+// end; a plaintext sender reaches nobody.
+func TestS13TLS(t *testing.T) {
+	t.Parallel()
+	cert, pool := certificate(t)
+	serverSide := credentials.NewTLS(&tls.Config{
+		Certificates: []tls.Certificate{cert}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
+	})
+	clientSide := credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool})
+
+	t.Run("sending", func(t *testing.T) {
+		t.Parallel()
+		peer := rig.NewPeer(t, rig.PeerOptions{ServerOptions: []grpc.ServerOption{grpc.Creds(serverSide)}})
+		h := toPeer(t, peer, func(o *raftmux.ClientOptions) { o.Credentials = clientSide })
+		sendAll(t, h.sender(t), rig.Heartbeat(1, there, 2))
+		peer.WaitMessages(t, 1)
+
+		plain := toPeer(t, peer)
+		sendAll(t, plain.sender(t), rig.Heartbeat(1, there, 2))
+		plain.router.WaitFor(t, rig.WaitTimeout, func(e events) bool { return e.StoreUnreachable(there) == 1 }, "down")
+		plain.close(t)
+		if peer.Count() != 1 {
+			t.Errorf("%d messages came", peer.Count())
+		}
+	})
+	t.Run("receiving", func(t *testing.T) {
+		t.Parallel()
+		var box inbox
+		server := newReceiving(t, raftmux.ServerOptions{Handler: &box}, grpc.Creds(serverSide))
+		client := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{
+			DialOptions: []grpc.DialOption{grpc.WithTransportCredentials(clientSide)},
+		})
+		if err := client.Open(t, rig.BatchRaft).Send(rig.Heartbeat(1, there, 2)); err != nil {
+			t.Fatal(err)
+		}
+		box.wait(t, 1)
+		plain := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rig.BatchRaft)
+		_ = plain.Send(rig.Heartbeat(1, there, 2))
+		if err := plain.Status(t); err == nil {
+			t.Error("a plaintext client was answered")
+		}
+		if len(box.all()) != 1 {
+			t.Errorf("%d messages came", len(box.all()))
+		}
+	})
+}
+
+// S13: the dialer is the host's, and a connection that takes too long to be made
+// is given up after ConnectTimeout.
+func TestS13ConnectTimeout(t *testing.T) {
+	t.Parallel()
+	h := newSending(t, func(o *raftmux.ClientOptions) {
+		o.ConnectTimeout = 50 * time.Millisecond
+		o.Dialer = func(ctx context.Context, address string) (net.Conn, error) {
+			if address != "store-two:1" {
+				t.Errorf("dialled %s", address)
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+	})
+	h.resolver.Set(there, "store-two:1")
+	sendAll(t, h.sender(t), rig.Heartbeat(1, there, 2))
+	h.router.WaitFor(t, rig.WaitTimeout, func(e events) bool {
+		return e.Unreachable(1, 2) == 1 && e.StoreUnreachable(there) == 1
+	}, "given up")
+	if l, _, _ := h.ledger(there); l.Dropped["connect"] != 1 {
+		t.Errorf("ledger %+v", l)
+	}
+}
+
+// S13, C15: keepalive reaches gRPC: a connection whose other end has vanished
+// without a word is found within its time and timeout.
+func TestS13KeepaliveFindsHalfOpen(t *testing.T) {
+	if testing.Short() {
+		t.Skip("gRPC's keepalive takes 10 s at least")
+	}
+	t.Parallel()
+	peer := rig.NewPeer(t, rig.PeerOptions{HeadersNow: true})
+	proxy := rig.NewProxy(t, peer.Addr())
+	h := newSending(t, func(o *raftmux.ClientOptions) { o.KeepaliveTimeout = time.Second })
+	h.resolver.Set(there, proxy.Addr())
+	s := h.sender(t)
+	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	peer.WaitMessages(t, 1)
+	proxy.SetMode(rig.BlackHole)
+	h.router.WaitFor(t, 25*time.Second, func(e events) bool { return e.StoreUnreachable(there) == 1 }, "the peer is missed")
+	proxy.SetMode(rig.Pass)
+	rig.Eventually(t, rig.WaitTimeout, func() bool {
+		sendAll(t, s, rig.Append(1, there, 2, 1, 10))
+		return peer.Count() > 1
+	}, "reconnected")
+}

@@ -1,0 +1,116 @@
+package raftmux_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/raftmux/raftmux"
+	"github.com/raftmux/raftmux/internal/rig"
+)
+
+// Each option that can't be is an *OptionError that names its field.
+func TestClientOptionErrors(t *testing.T) {
+	t.Parallel()
+	taken := prometheus.NewRegistry()
+	newSending(t, func(o *raftmux.ClientOptions) { o.Registerer = taken })
+	for name, test := range map[string]struct {
+		field  string
+		change func(*raftmux.ClientOptions)
+	}{
+		"no store id":               {"StoreID", func(o *raftmux.ClientOptions) { o.StoreID = 0 }},
+		"no resolver":               {"Resolver", func(o *raftmux.ClientOptions) { o.Resolver = nil }},
+		"no router":                 {"Router", func(o *raftmux.ClientOptions) { o.Router = nil }},
+		"snapshots":                 {"MaxSnapshots", func(o *raftmux.ClientOptions) { o.MaxSnapshots = -1 }},
+		"connections":               {"ConnectionsPerStore", func(o *raftmux.ClientOptions) { o.ConnectionsPerStore = -1 }},
+		"too many connections":      {"ConnectionsPerStore", func(o *raftmux.ClientOptions) { o.ConnectionsPerStore = 1 << 20 }},
+		"queue messages":            {"QueueMessages", func(o *raftmux.ClientOptions) { o.QueueMessages = -1 }},
+		"less than one message":     {"QueueMessages", func(o *raftmux.ClientOptions) { o.QueueMessages, o.ConnectionsPerStore = 3, 4 }},
+		"queue bytes":               {"QueueBytes", func(o *raftmux.ClientOptions) { o.QueueBytes = -1 }},
+		"batch messages":            {"MaxBatchMessages", func(o *raftmux.ClientOptions) { o.MaxBatchMessages = -1 }},
+		"batch bytes":               {"MaxBatchBytes", func(o *raftmux.ClientOptions) { o.MaxBatchBytes = -1 }},
+		"message size":              {"MaxMessageSize", func(o *raftmux.ClientOptions) { o.MaxMessageSize = -1 }},
+		"message size beyond gRPC":  {"MaxMessageSize", func(o *raftmux.ClientOptions) { o.MaxMessageSize = 1 << 40 }},
+		"window":                    {"WindowSize", func(o *raftmux.ClientOptions) { o.WindowSize = 1 }},
+		"age":                       {"MaxMessageAge", func(o *raftmux.ClientOptions) { o.MaxMessageAge = -time.Second }},
+		"backoff":                   {"BackoffStep", func(o *raftmux.ClientOptions) { o.BackoffStep = -time.Second }},
+		"connect timeout":           {"ConnectTimeout", func(o *raftmux.ClientOptions) { o.ConnectTimeout = -time.Second }},
+		"keepalive time":            {"KeepaliveTime", func(o *raftmux.ClientOptions) { o.KeepaliveTime = -time.Second }},
+		"keepalive timeout":         {"KeepaliveTimeout", func(o *raftmux.ClientOptions) { o.KeepaliveTimeout = -time.Second }},
+		"metrics registered before": {"Registerer", func(o *raftmux.ClientOptions) { o.Registerer = taken }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			options := raftmux.ClientOptions{
+				StoreID: here, Resolver: rig.NewResolver(), Router: rig.NewRouter[raftmux.SnapshotStatus](t),
+			}
+			test.change(&options)
+			client, err := raftmux.NewClient(options)
+			wantOption(t, err, test.field)
+			if client != nil {
+				t.Error("a Client beside the error")
+			}
+		})
+	}
+}
+
+// The same for a Server.
+func TestServerOptionErrors(t *testing.T) {
+	t.Parallel()
+	taken := prometheus.NewRegistry()
+	newReceiving(t, raftmux.ServerOptions{Handler: new(inbox), Registerer: taken})
+	receiver := func() raftmux.Receiver { return nil }
+	for name, test := range map[string]struct {
+		field   string
+		options raftmux.ServerOptions
+	}{
+		"no store id": {"StoreID", raftmux.ServerOptions{Handler: new(inbox)}},
+		"no handler":  {"Handler", raftmux.ServerOptions{StoreID: 1}},
+		"both":        {"NewReceiver", raftmux.ServerOptions{StoreID: 1, Handler: new(inbox), NewReceiver: receiver}},
+		"lend":        {"LendMessages", raftmux.ServerOptions{StoreID: 1, NewReceiver: receiver, LendMessages: true}},
+		"metrics registered before": {
+			"Registerer", raftmux.ServerOptions{StoreID: 1, Handler: new(inbox), Registerer: taken},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, err := raftmux.NewServer(test.options)
+			wantOption(t, err, test.field)
+			if server != nil {
+				t.Error("a Server beside the error")
+			}
+		})
+	}
+}
+
+func wantOption(t *testing.T, err error, field string) {
+	t.Helper()
+	var option *raftmux.OptionError
+	if !errors.As(err, &option) {
+		t.Fatalf("answered %v", err)
+	}
+	if option.Field != field || !strings.Contains(err.Error(), field) || option.Problem == "" {
+		t.Errorf("answered %v, not about %s", err, field)
+	}
+}
+
+// The defaults are those that are documented.
+func TestClientDefaults(t *testing.T) {
+	t.Parallel()
+	h := newSending(t)
+	if n := h.MaxMessageSize(); n != 64<<20 {
+		t.Errorf("the largest message has %d bytes", n)
+	}
+	t.Cleanup(h.resolver.Block(there))
+	s := h.sender(t)
+	accepted := 0
+	for s.Send(rig.Heartbeat(1, there, 2)) == nil {
+		accepted++
+	}
+	if accepted != 4096 {
+		t.Errorf("a queue took %d messages", accepted)
+	}
+}

@@ -1,0 +1,370 @@
+package raftmux_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pingcap/kvproto/pkg/eraftpb"
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+	"github.com/pingcap/kvproto/pkg/tikvpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/raftmux/raftmux"
+	"github.com/raftmux/raftmux/internal/rig"
+)
+
+// framed returns a body as it stands in a batch.
+func framed(body []byte) []byte {
+	if len(body) > 127 {
+		panic("a test's frame is too long")
+	}
+	return append([]byte{1<<3 | 2, byte(len(body))}, body...)
+}
+
+// C20: a malformed message inside a batch costs only itself.
+func TestC20MalformedCostsItself(t *testing.T) {
+	t.Parallel()
+	var box inbox
+	server := newReceiving(t, raftmux.ServerOptions{Handler: &box})
+	stream := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rig.BatchRaft)
+	last := rig.Heartbeat(3, there, 2)
+	encoded, err := last.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	local := rig.Message(4, there, 2, eraftpb.MessageType_MsgHup)
+	noPeer := rig.Heartbeat(4, there, 2)
+	noPeer.ToPeer = nil
+	batch := &tikvpb.BatchRaftMessage{
+		Msgs: []*raft_serverpb.RaftMessage{rig.Heartbeat(1, there, 2), local, noPeer, rig.Heartbeat(2, there, 2)},
+		// On the wire these are messages like the others, behind them.
+		XXX_unrecognized: bytes.Join([][]byte{
+			framed([]byte{0x1a, 0x7f, 1}),          // a peer that is cut short
+			framed(nil),                            // nothing: no to_peer
+			framed(bytes.Repeat([]byte{0xff}, 12)), // no tag at all
+			framed(encoded),
+		}, nil),
+	}
+	if err := stream.SendBatch(batch); err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(rig.Heartbeat(5, there, 2)); err != nil {
+		t.Fatal(err)
+	}
+	for i, m := range box.wait(t, 4) {
+		if want := []uint64{1, 2, 3, 5}[i]; m.RegionId != want {
+			t.Errorf("message %d is for region %d, not %d", i, m.RegionId, want)
+		}
+	}
+	stats := server.waitStats(t, func(s raftmux.ServerStats) bool { return s.Messages == 4 })
+	if stats.Malformed != 5 || stats.Streams != 1 || stream.Ended() {
+		t.Errorf("stats %+v, the stream has ended: %v", stats, stream.Ended())
+	}
+	if err := stream.Finish(t); err != nil {
+		t.Errorf("the stream ended with %v", err)
+	}
+}
+
+// C20: what the host refuses costs only itself; other regions' messages flow.
+func TestC20RefusedCostsItself(t *testing.T) {
+	t.Parallel()
+	for _, rpc := range []rig.RPC{rig.BatchRaft, rig.Raft} {
+		t.Run(string(rpc), func(t *testing.T) {
+			t.Parallel()
+			var box inbox
+			server := newReceiving(t, raftmux.ServerOptions{Handler: handlerFunc(func(m *raft_serverpb.RaftMessage) error {
+				if m.RegionId == 5 {
+					return errors.New("unknown region")
+				}
+				return box.Step(m)
+			})})
+			stream := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rpc)
+			for range 10 {
+				err := stream.Send(rig.Heartbeat(1, there, 2), rig.Heartbeat(5, there, 2), rig.Heartbeat(2, there, 2))
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			box.wait(t, 20)
+			stats := server.waitStats(t, func(s raftmux.ServerStats) bool { return s.Messages == 20 && s.Refused == 10 })
+			if stats.Malformed != 0 || stream.Ended() {
+				t.Errorf("stats %+v, ended: %v", stats, stream.Ended())
+			}
+		})
+	}
+}
+
+// C20: a batch whose framing is broken ends the stream, and nothing of it is
+// delivered; what came before it stands.
+func TestC20BrokenFraming(t *testing.T) {
+	t.Parallel()
+	for name, broken := range map[string][]byte{
+		"cut short":   {1<<3 | 2, 100, 1, 2},
+		"wire type 7": {15<<3 | 7},
+		"field 0":     {0, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var box inbox
+			server := newReceiving(t, raftmux.ServerOptions{Handler: &box})
+			stream := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rig.BatchRaft)
+			if err := stream.Send(rig.Heartbeat(1, there, 2)); err != nil {
+				t.Fatal(err)
+			}
+			_ = stream.SendBatch(&tikvpb.BatchRaftMessage{
+				Msgs: []*raft_serverpb.RaftMessage{rig.Heartbeat(2, there, 2)}, XXX_unrecognized: broken,
+			})
+			if err := stream.Status(t); status.Code(err) != codes.InvalidArgument {
+				t.Errorf("ended with %v", err)
+			}
+			if got := box.all(); len(got) != 1 || got[0].RegionId != 1 {
+				t.Errorf("%d messages at the host", len(got))
+			}
+		})
+	}
+}
+
+// C22: messages are the host's to keep: whatever comes later, and though all
+// memory that is used again is poisoned, every byte of them stays.
+func TestC22OwnedMayBeKept(t *testing.T) {
+	t.Parallel()
+	var box inbox
+	server := newReceiving(t, raftmux.ServerOptions{Handler: &box})
+	stream := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rig.BatchRaft)
+	var want []string
+	for round := range uint64(40) {
+		batch := []*raft_serverpb.RaftMessage{
+			rig.Heartbeat(round, there, 2),
+			rig.Append(round, there, 2, int(round%5), int(round*round*50)),
+			rig.Append(round, there, 2, 100, 7),
+			rig.Extra(round, there, 2),
+			rig.Snapshot(round, there, 2, int(round)),
+		}
+		for _, m := range batch {
+			m.StartKey = []byte(fmt.Sprintf("key %d", round))
+			if m.Message != nil {
+				m.Message.Context = []byte(fmt.Sprintf("context %d", round))
+			}
+			want = append(want, m.String())
+		}
+		if err := stream.Send(batch...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := stream.Finish(t); err != nil {
+		t.Fatal(err)
+	}
+	got := box.wait(t, len(want))
+	for i, m := range got {
+		if m.String() != want[i] {
+			t.Fatalf("message %d has changed", i)
+		}
+	}
+}
+
+// C22: lent messages are whole while Step runs, and poisoned after their batch.
+func TestC22LentIsPoisoned(t *testing.T) {
+	t.Parallel()
+	var ( // of the stream's goroutine, until it has ended
+		seen    []string
+		kept    []*raft_serverpb.RaftMessage
+		entries []*eraftpb.Entry
+		data    []byte
+		problem string
+	)
+	server := newReceiving(t, raftmux.ServerOptions{
+		LendMessages: true,
+		Handler: handlerFunc(func(m *raft_serverpb.RaftMessage) error {
+			seen = append(seen, m.String())
+			if m.RegionId != 99 {
+				kept, entries = append(kept, m), append(entries, m.GetMessage().GetEntries()...)
+				if len(entries) > 0 {
+					data = entries[len(entries)-1].Data
+				}
+				return nil
+			}
+			for i, k := range kept[1:] { // the first one's memory is the new message's
+				if k.RegionId < 1<<32 || k.Message.Term < 1<<32 {
+					problem = fmt.Sprintf("message %d is readable after its time: %v", i+1, k)
+				}
+			}
+			for i, e := range entries {
+				if e.Index < 1<<32 || !strings.Contains(string(e.Data), "lent") {
+					problem = fmt.Sprintf("entry %d is readable after its time: %v", i, e)
+				}
+			}
+			if bytes.Contains(data, []byte("ccccc")) {
+				problem = fmt.Sprintf("bytes are readable after their time: %q", data)
+			}
+			return nil
+		}),
+	})
+	stream := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rig.BatchRaft)
+	batch := []*raft_serverpb.RaftMessage{
+		rig.Append(1, there, 2, 1, 10), rig.Append(2, there, 2, 3, 1000), rig.Heartbeat(3, there, 2),
+	}
+	next := rig.Heartbeat(99, there, 2)
+	if err := stream.Send(batch...); err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(next); err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Finish(t); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if problem != "" {
+		t.Error(problem)
+	}
+	if len(seen) != 4 || len(entries) != 4 {
+		t.Fatalf("%d messages, %d entries", len(seen), len(entries))
+	}
+	for i, m := range append(batch, next) {
+		if seen[i] != m.String() {
+			t.Errorf("message %d was lent as %s", i, seen[i])
+		}
+	}
+}
+
+// C22, C5: the messages of a stream reach the host in order.
+func TestC22OrderWithinStream(t *testing.T) {
+	t.Parallel()
+	for _, rpc := range []rig.RPC{rig.BatchRaft, rig.Raft} {
+		t.Run(string(rpc), func(t *testing.T) {
+			t.Parallel()
+			var box inbox
+			server := newReceiving(t, raftmux.ServerOptions{Handler: &box})
+			stream := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rpc)
+			const n = 1000
+			messages := numbered(1, 1, n, 30)
+			for len(messages) > 0 {
+				k := min(len(messages), 1+len(messages)%37)
+				if err := stream.Send(messages[:k]...); err != nil {
+					t.Fatal(err)
+				}
+				messages = messages[k:]
+			}
+			var list []uint64
+			for _, m := range box.wait(t, n) {
+				list = append(list, m.Message.Index)
+			}
+			wantRange(t, list, 1, n)
+		})
+	}
+}
+
+// generationOf opens a stream as a raftmux store would, on a connection of its own.
+func generationOf(t *testing.T, address string, incarnation, index, generation int) *rig.RaftStream {
+	t.Helper()
+	return rig.NewRaftClient(t, address, rig.RaftClientOptions{Metadata: map[string]string{
+		"raftmux-stream": fmt.Sprintf("%d/data/%d/%d", incarnation, index, generation),
+	}}).Open(t, rig.BatchRaft)
+}
+
+// C5: a newer generation of a connection ends the older; one that comes too late
+// is refused; a new incarnation takes over whatever its number. Other
+// connections are left alone.
+func TestC5NewerGenerationTakesOver(t *testing.T) {
+	t.Parallel()
+	var box inbox
+	server := newReceiving(t, raftmux.ServerOptions{Handler: &box})
+	ended := func(stream *rig.RaftStream) {
+		t.Helper()
+		if err := stream.Status(t); status.Code(err) != codes.Aborted {
+			t.Errorf("ended with %v", err)
+		}
+	}
+	other := generationOf(t, server.addr, 77, 1, 1)
+	other.Header(t)
+	second := generationOf(t, server.addr, 77, 0, 2)
+	second.Header(t)
+	third := generationOf(t, server.addr, 77, 0, 3)
+	third.Header(t)
+	ended(second)
+	ended(generationOf(t, server.addr, 77, 0, 2)) // late
+	ended(generationOf(t, server.addr, 77, 0, 3)) // the same again
+	reborn := generationOf(t, server.addr, 78, 0, 1)
+	reborn.Header(t)
+	ended(third)
+	for i, stream := range []*rig.RaftStream{reborn, other} {
+		if err := stream.Send(rig.Heartbeat(uint64(i)+1, there, 2)); err != nil {
+			t.Fatal(err)
+		}
+		box.wait(t, i+1)
+	}
+	if stats := server.waitStats(t, func(s raftmux.ServerStats) bool { return s.Streams == 2 }); stats.Messages != 2 {
+		t.Errorf("stats %+v", stats)
+	}
+}
+
+// C5: nothing of the newer generation is delivered before the older has ended,
+// and nothing of the older after.
+func TestC5NewerWaitsForOlder(t *testing.T) {
+	t.Parallel()
+	var box inbox
+	gate := make(chan struct{})
+	server := newReceiving(t, raftmux.ServerOptions{Handler: handlerFunc(func(m *raft_serverpb.RaftMessage) error {
+		_ = box.Step(m)
+		if m.Message.Index == 1 {
+			<-gate
+		}
+		return nil
+	})})
+	release := sync.OnceFunc(func() { close(gate) })
+	t.Cleanup(release)
+	older := generationOf(t, server.addr, 77, 0, 1)
+	older.Header(t)
+	for _, m := range numbered(1, 1, 300, 10) { // a batch each; the first one is held
+		if err := older.Send(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	box.wait(t, 1)
+	newer := generationOf(t, server.addr, 77, 0, 2)
+	if err := newer.Send(numbered(1, 1001, 1010, 10)...); err != nil {
+		t.Fatal(err)
+	}
+	rig.Never(t, 50*time.Millisecond, func() bool { return len(box.all()) > 1 }, "the newer one overtook")
+	release()
+	if err := older.Status(t); status.Code(err) != codes.Aborted {
+		t.Errorf("the older one ended with %v", err)
+	}
+	if err := newer.Finish(t); err != nil {
+		t.Errorf("the newer one ended with %v", err)
+	}
+	list := box.all()
+	if tail := list[len(list)-10]; tail.Message.Index != 1001 {
+		t.Fatalf("%d messages, the tenth from the end is %d", len(list), tail.Message.Index)
+	}
+	for i, m := range list[:len(list)-10] {
+		if m.Message.Index != uint64(i)+1 {
+			t.Fatalf("message %d is at the place of %d", m.Message.Index, i+1)
+		}
+	}
+}
+
+// C5, C20: metadata that says what can't be ends the stream.
+func TestC5BadStreamID(t *testing.T) {
+	t.Parallel()
+	server := newReceiving(t, raftmux.ServerOptions{Handler: new(inbox)})
+	for _, options := range []rig.RaftClientOptions{
+		{Metadata: map[string]string{"raftmux-stream": "77/data/0"}},
+		{Metadata: map[string]string{"raftmux-stream": "77/data/0/x"}},
+		{Metadata: map[string]string{"raftmux-stream": "77/data/0/1"}, NoStoreID: true},
+		{Metadata: map[string]string{"raftmux-stream": "77/data/0/1", "source_store_id": "one"}, NoStoreID: true},
+	} {
+		err := rig.NewRaftClient(t, server.addr, options).Open(t, rig.BatchRaft).Status(t)
+		if status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%v: ended with %v", options.Metadata, err)
+		}
+	}
+}

@@ -1,0 +1,186 @@
+package raftmux_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pingcap/kvproto/pkg/deadlock"
+	"github.com/pingcap/kvproto/pkg/kvrpcpb"
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+	"github.com/pingcap/kvproto/pkg/tikvpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"github.com/raftmux/raftmux"
+	"github.com/raftmux/raftmux/internal/rig"
+)
+
+// A grpc.Server that was built without GRPCServerOptions fails at the first
+// batch, with an error that names the helper.
+func TestServerWithoutItsOptions(t *testing.T) {
+	t.Parallel()
+	var box inbox
+	server, err := raftmux.NewServer(raftmux.ServerOptions{StoreID: there, Handler: &box})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bare := grpc.NewServer()
+	server.Register(bare)
+	client := rig.NewRaftClient(t, serve(t, bare), rig.RaftClientOptions{})
+	for _, rpc := range []rig.RPC{rig.BatchRaft, rig.Raft} {
+		stream := client.Open(t, rpc)
+		_ = stream.Send(rig.Heartbeat(1, there, 2))
+		if err := stream.Status(t); err == nil || !strings.Contains(err.Error(), "GRPCServerOptions") {
+			t.Errorf("%s ended with %v", rpc, err)
+		}
+	}
+	if err := server.Close(t.Context()); err != nil || len(box.all()) != 0 {
+		t.Errorf("close: %v, %d messages", err, len(box.all()))
+	}
+}
+
+// entries is another kvproto service.
+type entries struct {
+	deadlock.UnimplementedDeadlockServer
+}
+
+func (*entries) GetWaitForEntries(context.Context, *deadlock.WaitForEntriesRequest) (*deadlock.WaitForEntriesResponse, error) {
+	return &deadlock.WaitForEntriesResponse{Entries: []deadlock.WaitForEntry{{Txn: 7, Key: []byte("key")}}}, nil
+}
+
+// Health, which is google protobuf, and another kvproto service work on the same
+// grpc.Server, beside running streams; what isn't ours answers UNIMPLEMENTED.
+func TestServerBesideOthers(t *testing.T) {
+	t.Parallel()
+	var box inbox
+	server, err := raftmux.NewServer(raftmux.ServerOptions{StoreID: there, Handler: &box})
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := grpc.NewServer(raftmux.GRPCServerOptions()...)
+	server.Register(host)
+	healthpb.RegisterHealthServer(host, health.NewServer())
+	deadlock.RegisterDeadlockServer(host, new(entries))
+	client := rig.NewRaftClient(t, serve(t, host), rig.RaftClientOptions{})
+	t.Cleanup(func() { _ = server.Close(context.Background()) })
+	stream := client.Open(t, rig.BatchRaft)
+	ctx, cancel := context.WithTimeout(t.Context(), rig.WaitTimeout)
+	defer cancel()
+	for i := range 3 {
+		if err := stream.Send(rig.Heartbeat(1, there, 2)); err != nil {
+			t.Fatal(err)
+		}
+		box.wait(t, i+1)
+		answer, err := healthpb.NewHealthClient(client.Conn()).Check(ctx, new(healthpb.HealthCheckRequest))
+		if err != nil || answer.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+			t.Errorf("health answered %v, %v", answer, err)
+		}
+		waits, err := deadlock.NewDeadlockClient(client.Conn()).GetWaitForEntries(ctx, new(deadlock.WaitForEntriesRequest))
+		if err != nil || len(waits.GetEntries()) != 1 || waits.Entries[0].GetTxn() != 7 || string(waits.Entries[0].GetKey()) != "key" {
+			t.Errorf("the other kvproto service answered %v, %v", waits, err)
+		}
+	}
+	snapshot, err := tikvpb.NewTikvClient(client.Conn()).Snapshot(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = snapshot.Send(&raft_serverpb.SnapshotChunk{Message: rig.Snapshot(1, there, 2, 10)})
+	if _, err := snapshot.CloseAndRecv(); status.Code(err) != codes.Unimplemented {
+		t.Errorf("Snapshot answered %v", err)
+	}
+	if _, err := tikvpb.NewTikvClient(client.Conn()).KvGet(ctx, new(kvrpcpb.GetRequest)); status.Code(err) != codes.Unimplemented {
+		t.Errorf("KvGet answered %v", err)
+	}
+}
+
+// The headers come at once: by them a raftmux store knows that the peer is up,
+// and which store and version it is (C10, C16, C23).
+func TestServerSendsHeadersAtOnce(t *testing.T) {
+	t.Parallel()
+	server := newReceiving(t, raftmux.ServerOptions{Handler: new(inbox)})
+	for _, rpc := range []rig.RPC{rig.BatchRaft, rig.Raft} {
+		header := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rpc).Header(t)
+		if id, version := header.Get("raftmux-store-id"), header.Get("raftmux-version"); len(id) != 1 || id[0] != "2" ||
+			len(version) != 1 || version[0] != "1" || len(header.Get("raftmux-capabilities")) != 1 {
+			t.Errorf("%s: headers %v", rpc, header)
+		}
+	}
+	h := newSending(t, func(o *raftmux.ClientOptions) { o.BackoffStep = time.Minute })
+	h.resolver.Set(there, server.addr)
+	sendAll(t, h.sender(t), rig.Heartbeat(1, there, 2))
+	h.router.WaitFor(t, rig.WaitTimeout, func(e events) bool { return e.StoreUp(there) == 1 }, "up, before a backoff step")
+}
+
+// C24: Close ends all streams, may be called again, and lets GracefulStop return;
+// nothing is handed over afterwards, and no stream taken.
+func TestServerClose(t *testing.T) {
+	t.Parallel()
+	var box inbox
+	server := newReceiving(t, raftmux.ServerOptions{Handler: &box})
+	client := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{})
+	streams := []*rig.RaftStream{client.Open(t, rig.BatchRaft), client.Open(t, rig.Raft), client.Open(t, rig.BatchRaft)}
+	for i, stream := range streams {
+		if err := stream.Send(rig.Heartbeat(1, there, 2)); err != nil {
+			t.Fatal(err)
+		}
+		box.wait(t, i+1)
+	}
+	for range 2 {
+		if err := server.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	late := client.Open(t, rig.BatchRaft)
+	_ = late.Send(rig.Heartbeat(1, there, 2))
+	for i, stream := range append(streams, late) {
+		_ = stream.Send(rig.Heartbeat(1, there, 2))
+		if err := stream.Status(t); status.Code(err) != codes.Unavailable {
+			t.Errorf("stream %d ended with %v", i, err)
+		}
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		server.grpc.GracefulStop()
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(rig.WaitTimeout):
+		t.Error("GracefulStop waits for streams after Close")
+	}
+	if stats := server.Stats(); len(box.all()) != 3 || stats.Streams != 0 {
+		t.Errorf("%d messages at the host, stats %+v", len(box.all()), stats)
+	}
+}
+
+// C24: Close is bounded by its context when a handler doesn't return, says so, and
+// succeeds once it has.
+func TestServerCloseIsBounded(t *testing.T) {
+	t.Parallel()
+	entered, gate := make(chan struct{}), make(chan struct{})
+	server := newReceiving(t, raftmux.ServerOptions{Handler: handlerFunc(func(*raft_serverpb.RaftMessage) error {
+		close(entered)
+		<-gate
+		return nil
+	})})
+	stream := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rig.BatchRaft)
+	if err := stream.Send(rig.Heartbeat(1, there, 2)); err != nil {
+		t.Fatal(err)
+	}
+	<-entered
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := server.Close(ctx); !errors.Is(err, raftmux.ErrServerClosed) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("answered %v", err)
+	}
+	close(gate)
+	if err := server.Close(t.Context()); err != nil {
+		t.Errorf("answered %v after the handler has returned", err)
+	}
+}
