@@ -23,7 +23,7 @@ type Store struct {
 
 	mu          sync.Mutex
 	connections []*Connection // by index; nil until first used
-	users       int // connections and snapshots that live
+	users       int           // connections and snapshots that live
 	ended       bool
 	endReason   queue.Reason
 	lookups     lookups

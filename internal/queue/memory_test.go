@@ -134,8 +134,12 @@ func TestChunkComesBackOnce(t *testing.T) {
 		t.Error("it isn't empty")
 	}
 	for _, test := range []struct{ size, capacity int }{
-		{0, smallChunk}, {smallChunk, smallChunk}, {smallChunk + 1, 2 * smallChunk},
-		{largeChunk/2 + 1, largeChunk}, {largeChunk, largeChunk}, {largeChunk + 1, largeChunk + 1},
+		{0, smallChunk},
+		{smallChunk, smallChunk},
+		{smallChunk + 1, 2 * smallChunk},
+		{largeChunk/2 + 1, largeChunk},
+		{largeChunk, largeChunk},
+		{largeChunk + 1, largeChunk + 1},
 	} {
 		c := pool.get(test.size)
 		if cap(c.data) != test.capacity || (c.class < 0) != (test.size > largeChunk) || c.class >= classes {
