@@ -53,6 +53,9 @@ func NewClient(options ClientOptions) (*Client, error) {
 	return c, nil
 }
 
+// connectionMinimum is what each connection may hold whatever the others do.
+const connectionMinimum = 256 << 10
+
 func (c *Client) peerOptions() *peer.Options {
 	o := c.options
 	return &peer.Options{
@@ -70,14 +73,17 @@ func (c *Client) peerOptions() *peer.Options {
 		Connections:    o.ConnectionsPerStore,
 		QueueMessages:  o.QueueMessages / o.ConnectionsPerStore,
 		QueueBytes:     max(o.QueueBytes/o.ConnectionsPerStore, o.MaxMessageSize),
+		QueueMinimum:   connectionMinimum,
+		Budget:         queue.NewBudget(o.MemoryBudget),
 		Pool:           new(queue.Pool),
 		Limits: queue.Limits{
 			Messages: o.MaxBatchMessages,
 			Bytes:    o.MaxBatchBytes,
 			Age:      o.MaxMessageAge,
 		},
-		BackoffStep: o.BackoffStep,
-		Transport:   o.transport,
+		BackoffStep:  o.BackoffStep,
+		StallTimeout: o.SendStallTimeout,
+		Transport:    o.transport,
 	}
 }
 

@@ -215,10 +215,15 @@ func (in *inbound) decode(data []byte) (decoded int, err error) {
 	return decoded, nil
 }
 
-// decodeOne decodes a message. One that is malformed costs only itself.
+// decodeOne decodes a message. One that is malformed, or that a fault filter has
+// taken, costs only itself.
 func (in *inbound) decodeOne(body []byte) (decoded int, err error) {
 	s := in.server
 	envelope, err := in.receiver.Decode(body)
+	if errors.Is(err, ErrFiltered) {
+		s.metrics.filtered.add(1)
+		return 0, nil
+	}
 	if err != nil {
 		s.metrics.malformed.add(1)
 		s.options.Logger.Debug("malformed message dropped", "source_store_id", in.key.storeID, "err", err)
@@ -239,6 +244,13 @@ type kvReceiver struct {
 	handler Handler
 	decoder *wire.Decoder
 	held    []*raft_serverpb.RaftMessage
+}
+
+// HandlerReceiver returns what ServerOptions.NewReceiver takes: receivers like
+// those that a Server makes for its Handler, where lend is LendMessages. It is
+// for what wraps them, such as package faults.
+func HandlerReceiver(handler Handler, lend bool) func() Receiver {
+	return func() Receiver { return newKVReceiver(handler, lend) }
 }
 
 func newKVReceiver(handler Handler, lend bool) *kvReceiver {

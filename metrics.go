@@ -60,6 +60,7 @@ type ledgerCollector struct {
 	queued      *prometheus.Desc
 	queuedBytes *prometheus.Desc
 	batches     *prometheus.Desc
+	held        *prometheus.Desc
 	state       *prometheus.Desc
 }
 
@@ -79,6 +80,9 @@ func newLedgerCollector(stores func() []StoreStatus) *ledgerCollector {
 			"Encoded bytes of the messages that wait.", labels, nil),
 		batches: prometheus.NewDesc("raftmux_batches_total",
 			"Batches handed to streams. Sent messages over batches is the mean batch size.", labels, nil),
+		held: prometheus.NewDesc("raftmux_stream_held_bytes",
+			"Bytes of sent messages that gRPC has not let go of. A stream that holds some for long has a peer that doesn't read.",
+			labels, nil),
 		state: prometheus.NewDesc("raftmux_store_state",
 			"1 for the state that the store is in: connecting, up, down, tombstone.", []string{"store_id", "state"}, nil),
 	}
@@ -86,7 +90,7 @@ func newLedgerCollector(stores func() []StoreStatus) *ledgerCollector {
 
 // Describe implements prometheus.Collector.
 func (l *ledgerCollector) Describe(descs chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{l.messages, l.bytes, l.queued, l.queuedBytes, l.batches, l.state} {
+	for _, desc := range []*prometheus.Desc{l.messages, l.bytes, l.queued, l.queuedBytes, l.batches, l.held, l.state} {
 		descs <- desc
 	}
 }
@@ -97,7 +101,9 @@ func (l *ledgerCollector) Collect(metrics chan<- prometheus.Metric) {
 		id := strconv.FormatUint(store.StoreID, 10)
 		metrics <- prometheus.MustNewConstMetric(l.state, prometheus.GaugeValue, 1, id, store.State.String())
 		for _, c := range store.Connections {
-			l.collect(metrics, c.Ledger, c.Batches, id, c.Lane, strconv.Itoa(c.Index))
+			index := strconv.Itoa(c.Index)
+			l.collect(metrics, c.Ledger, c.Batches, id, c.Lane, index)
+			metrics <- prometheus.MustNewConstMetric(l.held, prometheus.GaugeValue, float64(c.HeldBytes), id, c.Lane, index)
 		}
 		if store.Snapshots.Accepted > 0 {
 			l.collect(metrics, store.Snapshots, 0, id, "snapshot", "0")

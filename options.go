@@ -29,6 +29,8 @@ const (
 	DefaultKeepaliveTimeout    = 3 * time.Second
 	DefaultWindowSize          = 8 << 20
 	DefaultMaxSnapshots        = 32
+	DefaultMemoryBudget        = 512 << 20
+	DefaultSendStallTimeout    = 10 * time.Second
 	DefaultCloseTimeout        = 10 * time.Second
 )
 
@@ -57,10 +59,15 @@ type ClientOptions struct {
 	// QueueMessages bounds the messages that wait for one store, divided evenly
 	// among its connections (raft-client-queue-size). Default 4096.
 	QueueMessages int
-	// QueueBytes bounds the bytes that wait for one store, divided evenly among
-	// its connections, each of which is given room for MaxMessageSize at least.
-	// Default 64 MiB.
+	// QueueBytes bounds the bytes that wait for one store, or that gRPC has not
+	// let go of, divided evenly among its connections, each of which is given
+	// room for MaxMessageSize at least. Default 64 MiB.
 	QueueBytes int
+	// MemoryBudget bounds those bytes for all stores together. A connection may
+	// hold at most half of what is free, above 256 KiB that each is sure of, so
+	// that dead peers leave room for the living. At least four times
+	// MaxMessageSize. Default 512 MiB.
+	MemoryBudget int
 	// MaxBatchMessages cuts batches by count (raft-msg-max-batch-size). Default 128.
 	MaxBatchMessages int
 	// MaxBatchBytes cuts batches by their exact size on the wire
@@ -79,6 +86,11 @@ type ClientOptions struct {
 	// BackoffStep x min(n, 5), give or take a fifth
 	// (raft-client-backoff-step). Default 1 s.
 	BackoffStep time.Duration
+	// SendStallTimeout is how long a stream may make no progress while it holds
+	// messages, before it is broken: the peer is alive and has stopped reading.
+	// A second is added for each MiB that it holds, so a slow link is not cut.
+	// Default 10 s.
+	SendStallTimeout time.Duration
 	// ConnectTimeout bounds the making of a connection. Default 5 s.
 	ConnectTimeout time.Duration
 	// KeepaliveTime is the time without traffic after which a connection is
@@ -130,7 +142,9 @@ func (o ClientOptions) withDefaults() ClientOptions {
 	setDefault(&o.MaxBatchBytes, DefaultMaxBatchBytes)
 	setDefault(&o.MaxMessageSize, DefaultMaxMessageSize)
 	setDefault(&o.MaxMessageAge, DefaultMaxMessageAge)
+	setDefault(&o.MemoryBudget, max(DefaultMemoryBudget, minBudgetMessages*o.MaxMessageSize))
 	setDefault(&o.BackoffStep, DefaultBackoffStep)
+	setDefault(&o.SendStallTimeout, DefaultSendStallTimeout)
 	setDefault(&o.ConnectTimeout, DefaultConnectTimeout)
 	setDefault(&o.KeepaliveTime, DefaultKeepaliveTime)
 	setDefault(&o.KeepaliveTimeout, DefaultKeepaliveTimeout)
@@ -146,6 +160,10 @@ func (o ClientOptions) withDefaults() ClientOptions {
 	}
 	return o
 }
+
+// minBudgetMessages is how many of the largest messages the budget must have
+// room for, so that one queue, which gets a third, can hold one.
+const minBudgetMessages = 4
 
 func setDefault[T int | time.Duration](field *T, value T) {
 	if *field == 0 {
@@ -176,6 +194,7 @@ func (o ClientOptions) validate() error {
 		{"MaxBatchMessages", o.MaxBatchMessages, 1, 1 << 20},
 		{"MaxBatchBytes", o.MaxBatchBytes, 1, 1 << 30},
 		{"MaxMessageSize", o.MaxMessageSize, 1, 1 << 30},
+		{"MemoryBudget", o.MemoryBudget, minBudgetMessages * o.MaxMessageSize, 1 << 40},
 		{"WindowSize", o.WindowSize, 64 << 10, 1 << 30},
 	} {
 		if field.value < field.atLeast || field.value > field.atMost {
@@ -191,6 +210,7 @@ func (o ClientOptions) validate() error {
 	}{
 		{"MaxMessageAge", o.MaxMessageAge},
 		{"BackoffStep", o.BackoffStep},
+		{"SendStallTimeout", o.SendStallTimeout},
 		{"ConnectTimeout", o.ConnectTimeout},
 		{"KeepaliveTime", o.KeepaliveTime},
 		{"KeepaliveTimeout", o.KeepaliveTimeout},

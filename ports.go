@@ -80,6 +80,10 @@ type Envelope struct {
 	Bodiless bool
 }
 
+// EnvelopeOf reads the envelope of one of kvproto's messages. It is for what
+// looks at messages on their way, such as package faults. A nil message has none.
+func EnvelopeOf(message *raft_serverpb.RaftMessage) Envelope { return envelopeOf(message) }
+
 // Encoder writes one raft_serverpb.RaftMessage. It is for adapters of other
 // Raft libraries, such as package etcdraft, that have no RaftMessage to give.
 type Encoder interface {
@@ -116,7 +120,8 @@ type Handler interface {
 // stay valid and unchanged until Deliver or Discard has returned, and not longer.
 type Receiver interface {
 	// Decode parses one RaftMessage and holds it until Deliver. An error drops
-	// this message and no other.
+	// this message and no other; it counts as filtered if the error wraps
+	// ErrFiltered, and as malformed otherwise.
 	Decode(message []byte) (Envelope, error)
 	// Deliver hands over what was decoded, in order, and says how many messages
 	// the host refused.

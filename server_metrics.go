@@ -8,9 +8,10 @@ import (
 
 // serverMetrics are a Server's counters.
 type serverMetrics struct {
-	batches, bytes        *counter
-	delivered, refused    *counter
-	malformed, wrongStore *counter
+	batches, bytes      *counter
+	delivered, refused  *counter
+	malformed, filtered *counter
+	wrongStore          *counter
 }
 
 // counter is a Prometheus counter that can be read back.
@@ -35,13 +36,14 @@ func newServerMetrics() *serverMetrics {
 		delivered: newCounter("raftmux_received_messages_total", "Messages that the host took."),
 		refused:   newCounter("raftmux_received_refused_total", "Messages that the host refused: unknown region, full mailbox."),
 		malformed: newCounter("raftmux_received_malformed_total", "Messages that could not be decoded or must not cross the network."),
+		filtered:  newCounter("raftmux_received_filtered_total", "Messages that a fault filter took. 0 unless faults are being injected."),
 		wrongStore: newCounter("raftmux_received_wrong_store_total",
 			"Streams ended because they brought a message for another store. Compare with the addresses that the resolver gives."),
 	}
 }
 
 func (m *serverMetrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.batches, m.bytes, m.delivered, m.refused, m.malformed, m.wrongStore}
+	return []prometheus.Collector{m.batches, m.bytes, m.delivered, m.refused, m.malformed, m.filtered, m.wrongStore}
 }
 
 func (m *serverMetrics) register(registerer prometheus.Registerer) error {
@@ -62,6 +64,8 @@ type ServerStats struct {
 	Messages, Refused uint64
 	// Malformed messages could not be decoded or must not cross the network.
 	Malformed uint64
+	// Filtered messages were taken by a fault filter, see package faults.
+	Filtered uint64
 	// WrongStore counts the streams that brought a message for another store.
 	WrongStore uint64
 }
@@ -79,6 +83,7 @@ func (s *Server) Stats() ServerStats {
 		Messages:   m.delivered.value.Load(),
 		Refused:    m.refused.value.Load(),
 		Malformed:  m.malformed.value.Load(),
+		Filtered:   m.filtered.value.Load(),
 		WrongStore: m.wrongStore.value.Load(),
 	}
 }

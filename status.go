@@ -66,7 +66,9 @@ type ConnectionStatus struct {
 	Connected bool
 	// Batches counts the writes to streams; Wakes the wake-ups that caused them.
 	Batches, Wakes uint64
-	Ledger         Ledger
+	// HeldBytes are of messages that were sent and that gRPC has not let go of.
+	HeldBytes uint64
+	Ledger    Ledger
 }
 
 // Ledger accounts for every accepted message: whenever it is quiet, Accepted is
@@ -128,6 +130,7 @@ func statusOf(store *peer.Store) StoreStatus {
 			Connected:  c.Open,
 			Batches:    c.Ledger.Batches,
 			Wakes:      c.Ledger.Wakes,
+			HeldBytes:  c.Ledger.LentBytes,
 			Ledger:     ledgerOf(c.Ledger),
 		})
 	}

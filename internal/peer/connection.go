@@ -44,6 +44,8 @@ func newConnection(store *Store, index int) *Connection {
 		queue: queue.New(queue.Options{
 			Messages: o.QueueMessages,
 			Bytes:    o.QueueBytes,
+			Budget:   o.Budget,
+			Minimum:  o.QueueMinimum,
 			Pool:     o.Pool,
 			Dropped:  store.dropped,
 		}),
@@ -159,6 +161,8 @@ func (c *Connection) live(g *generation) error {
 	g.cancel()
 	<-g.ended
 	g.upTimer.Stop()
+	g.watchdog.stop()
+	c.queue.EndGeneration()
 	if errors.Is(err, errFinished) {
 		c.store.generationEnded(g, false)
 		return nil

@@ -59,9 +59,12 @@ type Options struct {
 	Connections   int
 	QueueMessages int // per connection
 	QueueBytes    int // per connection
+	QueueMinimum  int // per connection, what it may hold whatever the Budget says
+	Budget        *queue.Budget
 	Pool          *queue.Pool
 	Limits        queue.Limits
 
-	Transport   Transport
-	BackoffStep time.Duration
+	Transport    Transport
+	BackoffStep  time.Duration
+	StallTimeout time.Duration
 }

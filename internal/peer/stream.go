@@ -83,6 +83,7 @@ type generation struct {
 
 	up, over bool // guarded by Store.mu
 	upTimer  *time.Timer
+	watchdog *watchdog
 }
 
 // openGeneration opens a stream.
@@ -104,6 +105,7 @@ func (c *Connection) openGeneration(link Link, kind Kind) (*generation, error) {
 	// A peer that doesn't send its headers counts as up when the stream has
 	// stayed open for one backoff step.
 	g.upTimer = time.AfterFunc(c.store.options.BackoffStep, func() { c.store.cameUp(g) })
+	g.watchdog = watch(c.queue, c.store.options.StallTimeout, g.cancel)
 	go g.wait(c.store)
 	return g, nil
 }
@@ -147,6 +149,9 @@ func (g *generation) hasEnded() bool {
 
 // err returns why the generation ended, never nil.
 func (g *generation) err() error {
+	if stalled := g.watchdog.stalled(); stalled != nil {
+		return stalled
+	}
 	if g.result == nil {
 		return errors.New("the peer ended the stream with Done")
 	}

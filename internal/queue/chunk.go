@@ -46,6 +46,11 @@ type chunk struct {
 	whole   mem.Buffer
 	pool    *Pool
 	class   int // index of the pool's class, -1 for memory that is not pooled
+
+	lender *Queue // who handed parts of it to gRPC; nil if nobody did
+	// lent bytes were handed over in that generation. Guarded by lender.lent.mu.
+	lent       int
+	generation uint64
 }
 
 // start returns where the frame of record i begins.
@@ -115,6 +120,10 @@ func (c *chunk) Get(length int) *[]byte {
 
 // Put takes the chunk back. It is called once, when the last reference goes.
 func (c *chunk) Put(*[]byte) {
+	if q := c.lender; q != nil {
+		q.load.release(0, q.lent.takeBack(c))
+		c.lender = nil
+	}
 	wire.Poison(c.data[:cap(c.data)])
 	if c.class < 0 {
 		return

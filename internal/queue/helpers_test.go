@@ -167,8 +167,9 @@ func balanced(t fatalf, q *Queue) Ledger {
 		t.Fatalf("accepted %d, sent %d, dropped %d, queued %d", l.Accepted, l.Sent, l.DroppedTotal(), l.Queued)
 	}
 	messages, bytes := q.load.read()
-	if messages != int(l.Queued) || bytes != int(l.QueuedBytes) {
-		t.Fatalf("a load of %d messages and %d bytes; queued are %d and %d", messages, bytes, l.Queued, l.QueuedBytes)
+	if messages != int(l.Queued) || bytes != int(l.QueuedBytes+l.LentBytes) {
+		t.Fatalf("a load of %d messages and %d bytes; queued are %d and %d, lent %d",
+			messages, bytes, l.Queued, l.QueuedBytes, l.LentBytes)
 	}
 	return l
 }

@@ -84,6 +84,8 @@ type Ledger struct {
 	Sent, SentBytes uint64
 	// Queued counts the messages that wait now, staged ones among them.
 	Queued, QueuedBytes uint64
+	// LentBytes counts the bytes of sent messages that gRPC has not let go of.
+	LentBytes uint64
 	// Dropped counts the accepted messages that were never sent.
 	Dropped [reasons]uint64
 	// Batches counts the hand-overs to a stream.

@@ -10,7 +10,6 @@ package queue
 import (
 	"errors"
 	"sync"
-	"sync/atomic"
 
 	"github.com/raftmux/raftmux/internal/report"
 )
@@ -23,11 +22,15 @@ var (
 	ErrEncoder = errors.New("queue: the encoder wrote another size than it announced")
 )
 
-// Options configures a Queue. All fields are mandatory.
+// Options configures a Queue. All fields but Budget are mandatory.
 type Options struct {
-	// Messages and Bytes bound what the queue holds, staged messages included.
-	// Bytes counts message bodies.
+	// Messages bounds the messages that wait, staged ones included. Bytes bounds
+	// their bodies and those that gRPC has not let go of.
 	Messages, Bytes int
+	// Budget is shared with other queues, nil if there is none. What a queue
+	// holds above Minimum bytes is taken from it.
+	Budget  *Budget
+	Minimum int
 	// Pool provides the memory.
 	Pool *Pool
 	// Dropped is told of the peers, each once per clearing, whose accepted
@@ -42,6 +45,7 @@ type Options struct {
 type Queue struct {
 	options Options
 	load    load
+	lent    lent
 	wake    chan struct{} // capacity 1; a token means "look again"
 
 	all sync.Mutex // held by whoever locks several stages, or adds one
@@ -59,6 +63,7 @@ func New(options Options) *Queue {
 	options.Bytes = min(options.Bytes, maxBytes)
 	return &Queue{
 		options: options,
+		load:    load{budget: options.Budget, minimum: int64(options.Minimum)},
 		wake:    make(chan struct{}, 1),
 		stages:  make(map[*Stage]struct{}),
 	}
@@ -90,6 +95,8 @@ func (q *Queue) Ledger() Ledger {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	ledger := q.ledger
+	lent, _ := q.lent.read()
+	ledger.LentBytes = uint64(lent)
 	for _, c := range q.chunks {
 		ledger.count(c)
 	}
@@ -163,38 +170,4 @@ func (q *Queue) notify() {
 	case q.wake <- struct{}{}:
 	default:
 	}
-}
-
-// load counts reserved messages and bytes in one word: 24 bits of messages
-// above 40 bits of bytes.
-type load struct{ word atomic.Uint64 }
-
-const (
-	loadBytes   = 40
-	maxBytes    = 1<<loadBytes - 1
-	maxMessages = 1<<(64-loadBytes) - 1
-)
-
-// reserve takes room for one message of size bytes, unless that would exceed a
-// bound. It never overshoots, not even for a moment.
-func (l *load) reserve(size, mostMessages, mostBytes int) bool {
-	for {
-		old := l.word.Load()
-		messages, bytes := int(old>>loadBytes), int(old&maxBytes)
-		if messages+1 > mostMessages || bytes+size > mostBytes {
-			return false
-		}
-		if l.word.CompareAndSwap(old, old+1<<loadBytes+uint64(size)) {
-			return true
-		}
-	}
-}
-
-func (l *load) release(messages, bytes int) {
-	l.word.Add(-(uint64(messages)<<loadBytes + uint64(bytes)))
-}
-
-func (l *load) read() (messages, bytes int) {
-	word := l.word.Load()
-	return int(word >> loadBytes), int(word & maxBytes)
 }

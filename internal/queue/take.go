@@ -60,6 +60,7 @@ func (q *Queue) take(limits Limits, oldest time.Time) (batch Batch, expired drop
 		c := q.chunks[done]
 		from := c.start(c.next)
 		to := from
+		before := bodies
 		for !full && c.next < len(c.records) {
 			r := &c.records[c.next]
 			if !r.dropped && c.before(c.next, oldest) {
@@ -85,13 +86,17 @@ func (q *Queue) take(limits Limits, oldest time.Time) (batch Batch, expired drop
 			}
 		}
 		batch.add(c, from, to)
+		if bodies > before {
+			c.lender = q
+			q.lent.lend(c, bodies-before)
+		}
 		if c.next < len(c.records) {
 			break
 		}
 		c.free()
 	}
 	q.removeFront(done)
-	q.load.release(batch.Messages, bodies)
+	q.load.release(batch.Messages, 0) // the bytes follow when gRPC lets go of them
 	if batch.Messages > 0 {
 		q.ledger.Sent += uint64(batch.Messages)
 		q.ledger.SentBytes += uint64(bodies)

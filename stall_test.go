@@ -1,0 +1,72 @@
+package raftmux_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/raftmux/raftmux"
+	"github.com/raftmux/raftmux/internal/rig"
+)
+
+func held(c *propClient) (bytes uint64) {
+	for _, store := range c.Stores() {
+		for _, connection := range store.Connections {
+			bytes += connection.HeldBytes
+		}
+	}
+	return bytes
+}
+
+// C17: what gRPC has written comes back, so an idle stream is charged nothing.
+func TestC17WrittenBytesComeBack(t *testing.T) {
+	peer := rig.NewPeer(t, rig.PeerOptions{})
+	c := newPropClient(t, peer.Addr())
+	for region := range uint64(500) {
+		c.sendFlush(t, rig.Append(region+1, 2, 3, 1, 4096))
+	}
+	peer.WaitMessages(t, 500)
+	rig.Eventually(t, rig.WaitTimeout, func() bool { return held(c) == 0 }, "nothing is held once it is written")
+}
+
+// C15: a peer that is alive and reads nothing is found, reported and connected to
+// anew; what it held is given up.
+func TestC15StalledPeer(t *testing.T) {
+	peer := rig.NewPeer(t, rig.PeerOptions{NeverRead: true})
+	c := newPropClient(t, peer.Addr(), func(o *raftmux.ClientOptions) {
+		o.BackoffStep = 20 * time.Millisecond
+		o.SendStallTimeout = 200 * time.Millisecond
+	})
+	for region := range uint64(40) {
+		c.sendFlush(t, rig.Append(region+1, 2, 3, 1, 16<<10))
+	}
+	c.router.WaitFor(t, rig.WaitTimeout, func(events propEvents) bool { return events.StoreUnreachable(2) > 0 },
+		"the store is reported")
+	peer.Resume()
+	rig.Eventually(t, rig.WaitTimeout, func() bool {
+		if err := c.sender.Send(rig.Append(77, 2, 3, 1, 16<<10)); err != nil && !errors.Is(err, raftmux.ErrFull) {
+			t.Fatal(err)
+		}
+		c.sender.Flush()
+		return peer.Regions()[77] > 0
+	}, "messages flow again")
+	rig.Eventually(t, rig.WaitTimeout, func() bool { return held(c) == 0 }, "nothing is held any more")
+}
+
+// C15: a stream that makes progress, however slow, is not cut.
+func TestC15SlowIsNotStalled(t *testing.T) {
+	peer := rig.NewPeer(t, rig.PeerOptions{})
+	proxy := rig.NewProxy(t, peer.Addr())
+	c := newPropClient(t, proxy.Addr(), func(o *raftmux.ClientOptions) { o.SendStallTimeout = 2 * time.Second })
+	c.sendFlush(t, rig.Heartbeat(1, 2, 3))
+	peer.WaitMessages(t, 1)
+	proxy.SetRate(1 << 20)
+	// Three seconds' worth, in messages of which each takes a good part of one.
+	for region := range uint64(12) {
+		c.sendFlush(t, rig.Append(region+2, 2, 3, 1, 256<<10))
+	}
+	peer.WaitMessages(t, 13)
+	if opened := peer.Opened(rig.BatchRaft); opened != 1 {
+		t.Errorf("%d streams were opened, want 1", opened)
+	}
+}
