@@ -24,12 +24,12 @@ func TestC14ReconnectResolvesAnew(t *testing.T) {
 	before, after := rig.NewPeer(t, rig.PeerOptions{}), rig.NewPeer(t, rig.PeerOptions{})
 	h := toPeer(t, before)
 	s := h.sender(t)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	before.WaitMessages(t, 1)
 	h.resolver.Set(there, after.Addr())
 	before.EndStreams(status.Error(codes.Unavailable, "moved"))
 	after.WaitOpen(t, rig.BatchRaft, 1)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	after.WaitMessages(t, 1)
 	if n := h.resolver.Lookups(there); n != 2 || before.Count() != 1 {
 		t.Errorf("%d look-ups, %d messages at the old address", n, before.Count())
@@ -49,11 +49,11 @@ func TestC14RefusedResolvesAnew(t *testing.T) {
 	h := newSending(t)
 	h.resolver.Set(there, rig.DeadAddress(t))
 	s := h.sender(t)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	rig.Eventually(t, rig.WaitTimeout, func() bool { return h.resolver.Lookups(there) >= 3 }, "three look-ups")
 	h.resolver.Set(there, peer.Addr())
 	peer.WaitOpen(t, rig.BatchRaft, 1)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 1)
 }
 
@@ -67,7 +67,7 @@ func TestC14OneLookupPerReconnect(t *testing.T) {
 	})
 	s := h.sender(t)
 	for region := range uint64(64) {
-		sendAll(t, s, rig.Heartbeat(region, there, 2))
+		sendAll(t, s, rig.Ack(region, there, 2))
 	}
 	peer.WaitMessages(t, 64)
 	peer.EndStreams(status.Error(codes.Unavailable, "broken"))
@@ -170,9 +170,9 @@ func TestC16ServerDeliversNone(t *testing.T) {
 				server := newReceiving(t, raftmux.ServerOptions{Handler: &box})
 				stream := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rpc)
 				batch := []*raft_serverpb.RaftMessage{
-					rig.Heartbeat(1, there, 2), rig.Heartbeat(2, there, 2), rig.Heartbeat(3, there, 2),
+					rig.Ack(1, there, 2), rig.Ack(2, there, 2), rig.Ack(3, there, 2),
 				}
-				if err := stream.Send(rig.Heartbeat(9, there, 2)); err != nil { // before it all is well
+				if err := stream.Send(rig.Ack(9, there, 2)); err != nil { // before it all is well
 					t.Fatal(err)
 				}
 				box.wait(t, 1)

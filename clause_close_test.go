@@ -26,7 +26,7 @@ func TestC19Goroutines(t *testing.T) {
 	}
 	most := few
 	for region := range uint64(10_000) {
-		c.mustSend(t, rig.Heartbeat(region+1, 2, region+1), rig.Append(region+1, 2, region+1, 1, 10))
+		c.mustSend(t, rig.Ack(region+1, 2, region+1), rig.Append(region+1, 2, region+1, 1, 10))
 		if region%100 == 0 {
 			c.sender.Flush()
 			most = max(most, runtime.NumGoroutine())
@@ -50,7 +50,7 @@ func TestC24CloseInEveryState(t *testing.T) {
 	states["up and idle"] = func(t *testing.T, changes ...func(*raftmux.ClientOptions)) *propClient {
 		peer := rig.NewPeer(t, rig.PeerOptions{})
 		c := newPropClient(t, peer.Addr(), changes...)
-		c.sendFlush(t, rig.Heartbeat(1, 2, 3))
+		c.sendFlush(t, rig.Ack(1, 2, 3))
 		peer.WaitMessages(t, 1)
 		return c
 	}

@@ -12,7 +12,7 @@ import (
 func (c *propClient) connectAll(t *testing.T, n int) {
 	t.Helper()
 	for region := range uint64(64) {
-		c.mustSend(t, rig.Heartbeat(region+1, 2, 3))
+		c.mustSend(t, rig.Ack(region+1, 2, 3))
 	}
 	c.sender.Flush()
 	rig.Eventually(t, rig.WaitTimeout, func() bool { return c.connected() == n && c.ledger().Queued == 0 }, "%d streams", n)
@@ -43,14 +43,14 @@ func TestC10OneBroadcastForAllConnections(t *testing.T) {
 func TestC10DeferredEdgeIsTold(t *testing.T) {
 	peer := rig.NewPeer(t, rig.PeerOptions{HeadersNow: true})
 	c := newPropClient(t, peer.Addr(), propStep(time.Hour), propConnections(8))
-	c.sendFlush(t, rig.Heartbeat(1, 2, 3))
+	c.sendFlush(t, rig.Ack(1, 2, 3))
 	peer.WaitMessages(t, 1)
 	c.waitEdges(t, 0, 1)
 	peer.EndStreams(errPropBroken)
 	c.waitEdges(t, 1, 1)
 	// Regions that use another connection bring the store up again.
 	for region := uint64(2); c.router.Events().StoreUp(2) < 2; region++ {
-		c.sendFlush(t, rig.Heartbeat(region, 2, 3))
+		c.sendFlush(t, rig.Ack(region, 2, 3))
 		if c.connectionsUsed() > 1 {
 			c.waitEdges(t, 1, 2)
 		}
@@ -85,7 +85,7 @@ func TestC10NeverReachedIsToldOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newPropClient(t, address(t), propStep(time.Millisecond), propConnections(4))
 			for region := range uint64(64) {
-				c.mustSend(t, rig.Heartbeat(region+1, 2, 3)) // never flushed: nothing is carried
+				c.mustSend(t, rig.Ack(region+1, 2, 3)) // never flushed: nothing is carried
 			}
 			rig.Eventually(t, rig.WaitTimeout, func() bool { return c.resolver.Lookups(2) > 8 }, "it is tried again and again")
 			c.waitEdges(t, 1, 0)
@@ -101,7 +101,7 @@ func TestC10NeitherRPCIsToldOnce(t *testing.T) {
 	c := newPropClient(t, peer.Addr(), propStep(time.Hour), propConnections(4))
 	release := c.resolver.Block(2)
 	for region := range uint64(64) {
-		c.mustSend(t, rig.Heartbeat(region+1, 2, 3)) // never flushed: nothing is carried
+		c.mustSend(t, rig.Ack(region+1, 2, 3)) // never flushed: nothing is carried
 	}
 	release()
 	rig.Eventually(t, rig.WaitTimeout, func() bool { return c.ledger().Dropped["unimplemented"] == 64 }, "all is dropped")
@@ -117,7 +117,7 @@ func TestC10FailedResolveIsSilent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newPropClient(t, "", propStep(time.Millisecond))
 			c.resolver.SetError(2, err)
-			c.sendFlush(t, rig.Heartbeat(1, 2, 3))
+			c.sendFlush(t, rig.Ack(1, 2, 3))
 			c.router.WaitFor(t, rig.WaitTimeout, func(e propEvents) bool { return e.Unreachable(1, 3) == 1 }, "the report")
 			if name != "tombstone" {
 				rig.Eventually(t, rig.WaitTimeout, func() bool { return c.resolver.Lookups(2) > 5 }, "it is asked again")
@@ -173,12 +173,12 @@ func TestC10IdleEndIsSilent(t *testing.T) {
 func TestC10Up(t *testing.T) {
 	t.Run("our headers", func(t *testing.T) {
 		c := newPropClient(t, newPropServer(t).address, propStep(time.Hour))
-		c.sendFlush(t, rig.Heartbeat(1, 2, 3))
+		c.sendFlush(t, rig.Ack(1, 2, 3))
 		c.waitEdges(t, 0, 1)
 	})
 	t.Run("no headers, after a step", func(t *testing.T) {
 		c := newPropClient(t, rig.NewPeer(t, rig.PeerOptions{}).Addr(), propStep(time.Millisecond))
-		c.sendFlush(t, rig.Heartbeat(1, 2, 3))
+		c.sendFlush(t, rig.Ack(1, 2, 3))
 		c.waitEdges(t, 0, 1)
 		if status, _ := c.Store(2); status.State != raftmux.StoreUp {
 			t.Errorf("the store is %v", status.State)
@@ -187,7 +187,7 @@ func TestC10Up(t *testing.T) {
 	t.Run("no headers, not before", func(t *testing.T) {
 		peer := rig.NewPeer(t, rig.PeerOptions{})
 		c := newPropClient(t, peer.Addr(), propStep(time.Hour))
-		c.sendFlush(t, rig.Heartbeat(1, 2, 3))
+		c.sendFlush(t, rig.Ack(1, 2, 3))
 		peer.WaitMessages(t, 1)
 		if status, _ := c.Store(2); status.State != raftmux.StoreConnecting {
 			t.Errorf("the store is %v", status.State)

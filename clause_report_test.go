@@ -22,10 +22,10 @@ func TestC8OncePerClearing(t *testing.T) {
 	c.resolver.FailOnce(2, errors.New("the resolver is away"))
 	c.router.Refuse(rig.Unreachable, 3)
 	for range 10 {
-		c.mustSend(t, rig.Append(1, 2, 3, 1, 10), rig.Heartbeat(1, 2, 3), rig.Heartbeat(1, 2, 4))
+		c.mustSend(t, rig.Append(1, 2, 3, 1, 10), rig.Ack(1, 2, 3), rig.Ack(1, 2, 4))
 	}
 	c.sender.Flush()
-	c.mustSend(t, rig.Heartbeat(2, 2, 3))
+	c.mustSend(t, rig.Ack(2, 2, 3))
 	release()
 	c.router.WaitFor(t, rig.WaitTimeout, func(e propEvents) bool { return e.Total(rig.Unreachable) == 3 }, "three reports")
 	if err := c.close(rig.WaitTimeout); err != nil {
@@ -44,7 +44,7 @@ func TestC8OncePerClearing(t *testing.T) {
 func TestC8UntakenReportsAreReturned(t *testing.T) {
 	c := newPropClient(t, rig.DeadAddress(t))
 	c.router.Refuse(rig.Unreachable, math.MaxInt)
-	c.sendFlush(t, rig.Heartbeat(1, 2, 3), rig.Heartbeat(1, 2, 4))
+	c.sendFlush(t, rig.Ack(1, 2, 3), rig.Ack(1, 2, 4))
 	rig.Eventually(t, rig.WaitTimeout, func() bool { return c.router.Events().Refused(rig.Unreachable) >= 4 }, "it is asked again")
 	var untaken *raftmux.UntakenError
 	if err := c.close(rig.WaitTimeout); !errors.As(err, &untaken) || len(untaken.Unreachable) != 2 || len(untaken.Snapshots) != 0 {
@@ -165,7 +165,7 @@ func TestC11NothingIsReportedAfterClose(t *testing.T) {
 				sender := c.NewSender()
 				defer sender.Close()
 				for peer := uint64(1); ; peer++ {
-					errMessage := sender.Send(rig.Heartbeat(worker+1, 2, peer))
+					errMessage := sender.Send(rig.Ack(worker+1, 2, peer))
 					errSnapshot := sender.Send(rig.Snapshot(worker+100, 2, peer, 1))
 					if errMessage == nil {
 						n.messages++

@@ -21,14 +21,14 @@ func propStuck() map[string]func(t *testing.T, changes ...func(*raftmux.ClientOp
 		"resolving": func(t *testing.T, changes ...change) *propClient {
 			c := newPropClient(t, "", changes...)
 			t.Cleanup(c.resolver.Block(2))
-			c.sendFlush(t, rig.Heartbeat(1, 2, 3))
+			c.sendFlush(t, rig.Ack(1, 2, 3))
 			rig.Eventually(t, rig.WaitTimeout, func() bool { now, _ := c.resolver.InFlight(2); return now == 1 }, "the look-up")
 			return c
 		},
 		"dialling": func(t *testing.T, changes ...change) *propClient {
 			called := make(chan struct{}, 1)
 			c := newPropClient(t, rig.DeadAddress(t), append(changes, func(o *raftmux.ClientOptions) { o.Dialer = hangingDialer(called) })...)
-			c.sendFlush(t, rig.Heartbeat(1, 2, 3))
+			c.sendFlush(t, rig.Ack(1, 2, 3))
 			<-called
 			return c
 		},
@@ -36,15 +36,15 @@ func propStuck() map[string]func(t *testing.T, changes ...func(*raftmux.ClientOp
 			proxy := rig.NewProxy(t, rig.NewPeer(t, rig.PeerOptions{}).Addr())
 			proxy.SetMode(rig.BlackHole)
 			c := newPropClient(t, proxy.Addr(), changes...)
-			c.sendFlush(t, rig.Heartbeat(1, 2, 3))
+			c.sendFlush(t, rig.Ack(1, 2, 3))
 			rig.Eventually(t, rig.WaitTimeout, func() bool { return proxy.Stats().LostUp > 0 }, "a connection in the black hole")
 			return c
 		},
 		"backing off": func(t *testing.T, changes ...change) *propClient {
 			c := newPropClient(t, rig.DeadAddress(t), append(changes, propStep(time.Hour))...)
-			c.sendFlush(t, rig.Heartbeat(1, 2, 3))
+			c.sendFlush(t, rig.Ack(1, 2, 3))
 			c.waitEdges(t, 1, 0)
-			c.sendFlush(t, rig.Heartbeat(1, 2, 3))
+			c.sendFlush(t, rig.Ack(1, 2, 3))
 			return c
 		},
 		"stalled": func(t *testing.T, changes ...change) *propClient {
@@ -66,6 +66,18 @@ func (c *propClient) stall(t *testing.T) {
 	}
 }
 
+// stallControl does the same to the control lane.
+func (c *propClient) stallControl(t *testing.T) {
+	t.Helper()
+	before := c.ledger().Sent
+	for n := range uint64(2) {
+		large := rig.Heartbeat(1, 2, 98)
+		large.Message.Context = make([]byte, 3<<20)
+		c.sendFlush(t, large)
+		rig.Eventually(t, rig.WaitTimeout, func() bool { return c.ledger().Sent == before+n+1 }, "the large heartbeat is on its way")
+	}
+}
+
 // C1: Send and Flush return whatever state the connection is in, and a full
 // queue is answered.
 func TestC1SendNeverBlocks(t *testing.T) {
@@ -77,7 +89,7 @@ func TestC1SendNeverBlocks(t *testing.T) {
 					t.Errorf("a queue of 100 took %d", n)
 				}
 				for range 1000 {
-					if err := c.sender.Send(rig.Vote(1, 2, 3)); !errors.Is(err, raftmux.ErrFull) {
+					if err := c.sender.Send(rig.Ack(1, 2, 3)); !errors.Is(err, raftmux.ErrFull) {
 						t.Errorf("send to a full queue: %v", err)
 					}
 					c.sender.Flush()
@@ -98,13 +110,13 @@ func TestC4OnlyFlushedMessagesLeave(t *testing.T) {
 	c := newPropClient(t, peer.Addr())
 	c.resolver.Set(4, peer.Addr())
 	for i := range uint64(10) {
-		c.mustSend(t, rig.Index(rig.Heartbeat(1, 2, 3), 100+i), rig.Index(rig.Heartbeat(1, 4, 3), 200+i))
+		c.mustSend(t, rig.Index(rig.Ack(1, 2, 3), 100+i), rig.Index(rig.Ack(1, 4, 3), 200+i))
 	}
 	other := c.NewSender()
 	defer other.Close()
 	for range 3 {
 		for _, store := range []uint64{2, 4} {
-			if err := other.Send(rig.Index(rig.Heartbeat(2, store, 3), 1)); err != nil {
+			if err := other.Send(rig.Index(rig.Ack(2, store, 3), 1)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -134,25 +146,30 @@ func TestC4OnlyFlushedMessagesLeave(t *testing.T) {
 func TestC4FullQueueIsWoken(t *testing.T) {
 	peer := rig.NewPeer(t, rig.PeerOptions{})
 	c := newPropClient(t, peer.Addr(), func(o *raftmux.ClientOptions) { o.QueueMessages = 4 })
+	c.sendFlush(t, rig.Ack(1, 2, 3))
+	peer.WaitMessages(t, 1)
 	for range 4 {
-		c.mustSend(t, rig.Heartbeat(1, 2, 3))
+		c.mustSend(t, rig.Ack(1, 2, 3))
 	}
-	if err := c.sender.Send(rig.Heartbeat(1, 2, 3)); !errors.Is(err, raftmux.ErrFull) {
+	if err := c.sender.Send(rig.Ack(1, 2, 3)); !errors.Is(err, raftmux.ErrFull) {
 		t.Fatalf("the fifth of four: %v", err)
 	}
-	peer.WaitMessages(t, 4)
+	peer.WaitMessages(t, 5)
+	if c.wakes(2) != 2 {
+		t.Errorf("%d wake-ups for a flush and a full queue", c.wakes(2))
+	}
 }
 
 // C4: a clearing seizes what is staged, and Close drops it.
 func TestC4StagedMessagesAreSeized(t *testing.T) {
 	c := newPropClient(t, rig.DeadAddress(t))
-	c.mustSend(t, rig.Heartbeat(1, 2, 3))
+	c.mustSend(t, rig.Ack(1, 2, 3))
 	c.router.WaitFor(t, rig.WaitTimeout, func(e propEvents) bool { return e.Unreachable(1, 3) == 1 }, "the report")
 	if n := c.ledger().Dropped["connect"]; n != 1 {
 		t.Errorf("%+v", c.ledger())
 	}
 	t.Cleanup(c.resolver.Block(4))
-	c.mustSend(t, rig.Heartbeat(5, 4, 6), rig.Heartbeat(5, 4, 6))
+	c.mustSend(t, rig.Ack(5, 4, 6), rig.Ack(5, 4, 6))
 	if err := c.close(rig.WaitTimeout); err != nil {
 		t.Error(err)
 	}
@@ -168,6 +185,7 @@ func TestC6VolatileMessagesDieWithTheStream(t *testing.T) {
 	peer := rig.NewPeer(t, rig.PeerOptions{NeverRead: true, KeepMessages: true})
 	c := newPropClient(t, peer.Addr())
 	c.stall(t)
+	c.stallControl(t)
 	types := []eraftpb.MessageType{
 		eraftpb.MessageType_MsgRequestVote, eraftpb.MessageType_MsgRequestVoteResponse,
 		eraftpb.MessageType_MsgRequestPreVote, eraftpb.MessageType_MsgRequestPreVoteResponse,
@@ -196,7 +214,7 @@ func TestC6VolatileMessagesDieWithTheStream(t *testing.T) {
 		}
 	}
 	ledger := c.ledger()
-	if ledger.Dropped["volatile"] != uint64(len(types)) || ledger.Sent != uint64(2+len(types)) || peer.Count() != len(types) {
+	if ledger.Dropped["volatile"] != uint64(len(types)) || ledger.Sent != uint64(2+2+len(types)) || peer.Count() != len(types) {
 		t.Errorf("%+v, %d received", ledger, peer.Count())
 	}
 }

@@ -71,7 +71,7 @@ func (c *Client) peerOptions() *peer.Options {
 		Metrics:        c.metrics,
 		Logger:         o.Logger,
 		Connections:    o.ConnectionsPerStore,
-		QueueMessages:  o.QueueMessages / o.ConnectionsPerStore,
+		QueueMessages:  o.QueueMessages,
 		QueueBytes:     max(o.QueueBytes/o.ConnectionsPerStore, o.MaxMessageSize),
 		QueueMinimum:   connectionMinimum,
 		Budget:         queue.NewBudget(o.MemoryBudget),

@@ -41,7 +41,7 @@ func TestS13ConnectionPerID(t *testing.T) {
 	s := h.sender(t)
 	for range 3 {
 		for region := range uint64(64) {
-			sendAll(t, s, rig.Heartbeat(region, there, 2))
+			sendAll(t, s, rig.Ack(region, there, 2))
 		}
 	}
 	peer.WaitMessages(t, 3*64)
@@ -62,7 +62,7 @@ func TestS13ClientOptionsReachGRPC(t *testing.T) {
 	h := toPeer(t, peer, func(o *raftmux.ClientOptions) {
 		o.DialOptions = []grpc.DialOption{grpc.WithUserAgent("raftmux-test")}
 	})
-	sendAll(t, h.sender(t), rig.Heartbeat(1, there, 2))
+	sendAll(t, h.sender(t), rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 1)
 	if agent := peer.Streams()[0].Metadata.Get("user-agent"); !strings.HasPrefix(agent[0], "raftmux-test") {
 		t.Errorf("user agent %q", agent)
@@ -75,7 +75,7 @@ func TestS13ClientOptionsReachGRPC(t *testing.T) {
 	t.Cleanup(func() { _ = listener.Close() })
 	h = newSending(t, func(o *raftmux.ClientOptions) { o.WindowSize = 3 << 20 })
 	h.resolver.Set(there, listener.Addr().String())
-	sendAll(t, h.sender(t), rig.Heartbeat(1, there, 2))
+	sendAll(t, h.sender(t), rig.Ack(1, there, 2))
 	conn, err := listener.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -182,11 +182,11 @@ func TestS13TLS(t *testing.T) {
 		t.Parallel()
 		peer := rig.NewPeer(t, rig.PeerOptions{ServerOptions: []grpc.ServerOption{grpc.Creds(serverSide)}})
 		h := toPeer(t, peer, func(o *raftmux.ClientOptions) { o.Credentials = clientSide })
-		sendAll(t, h.sender(t), rig.Heartbeat(1, there, 2))
+		sendAll(t, h.sender(t), rig.Ack(1, there, 2))
 		peer.WaitMessages(t, 1)
 
 		plain := toPeer(t, peer)
-		sendAll(t, plain.sender(t), rig.Heartbeat(1, there, 2))
+		sendAll(t, plain.sender(t), rig.Ack(1, there, 2))
 		plain.router.WaitFor(t, rig.WaitTimeout, func(e events) bool { return e.StoreUnreachable(there) == 1 }, "down")
 		plain.close(t)
 		if peer.Count() != 1 {
@@ -200,12 +200,12 @@ func TestS13TLS(t *testing.T) {
 		client := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{
 			DialOptions: []grpc.DialOption{grpc.WithTransportCredentials(clientSide)},
 		})
-		if err := client.Open(t, rig.BatchRaft).Send(rig.Heartbeat(1, there, 2)); err != nil {
+		if err := client.Open(t, rig.BatchRaft).Send(rig.Ack(1, there, 2)); err != nil {
 			t.Fatal(err)
 		}
 		box.wait(t, 1)
 		plain := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rig.BatchRaft)
-		_ = plain.Send(rig.Heartbeat(1, there, 2))
+		_ = plain.Send(rig.Ack(1, there, 2))
 		if err := plain.Status(t); err == nil {
 			t.Error("a plaintext client was answered")
 		}
@@ -230,7 +230,7 @@ func TestS13ConnectTimeout(t *testing.T) {
 		}
 	})
 	h.resolver.Set(there, "store-two:1")
-	sendAll(t, h.sender(t), rig.Heartbeat(1, there, 2))
+	sendAll(t, h.sender(t), rig.Ack(1, there, 2))
 	h.router.WaitFor(t, rig.WaitTimeout, func(e events) bool {
 		return e.Unreachable(1, 2) == 1 && e.StoreUnreachable(there) == 1
 	}, "given up")
@@ -251,7 +251,7 @@ func TestS13KeepaliveFindsHalfOpen(t *testing.T) {
 	h := newSending(t, func(o *raftmux.ClientOptions) { o.KeepaliveTimeout = time.Second })
 	h.resolver.Set(there, proxy.Addr())
 	s := h.sender(t)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 1)
 	proxy.SetMode(rig.BlackHole)
 	h.router.WaitFor(t, 25*time.Second, func(e events) bool { return e.StoreUnreachable(there) == 1 }, "the peer is missed")

@@ -93,7 +93,7 @@ func TestS8TriesBatchRaftAgain(t *testing.T) {
 	peer := rig.NewPeer(t, rig.PeerOptions{NoBatchRaft: true, KeepMessages: true})
 	h := toPeer(t, peer)
 	s := h.sender(t)
-	h.sendFirst(t, s, rig.Heartbeat(1, there, 2))
+	h.sendFirst(t, s, rig.Ack(1, there, 2))
 	peer.WaitOpen(t, rig.Raft, 1)
 	peer.Configure(func(o *rig.PeerOptions) { o.NoBatchRaft = false })
 	peer.EndStreams(status.Error(codes.Unavailable, "upgraded"))
@@ -159,6 +159,6 @@ func TestS8NeitherRPCBacksOff(t *testing.T) {
 		o.BackoffStep = step
 		o.Hooks.BeforeResolve = clock.tick
 	})
-	sendAll(t, h.sender(t), rig.Heartbeat(1, there, 2))
+	sendAll(t, h.sender(t), rig.Ack(1, there, 2))
 	wantBackoff(t, clock.wait(t, 8), step)
 }

@@ -27,13 +27,13 @@ func TestS22FlushWakesOnce(t *testing.T) {
 	}
 	const regions = 64
 	for region := range uint64(regions) {
-		sendAll(t, s, rig.Heartbeat(region, there, 2))
+		sendAll(t, s, rig.Ack(region, there, 2))
 	}
 	peer.WaitMessages(t, regions) // all four are connected
 	_, _, before := h.ledger(there)
 	for range 10 {
 		for region := range uint64(regions) {
-			mustSend(t, s, rig.Heartbeat(region, there, 2))
+			mustSend(t, s, rig.Ack(region, there, 2))
 		}
 	}
 	if !s.NeedFlush() {
@@ -71,10 +71,10 @@ func TestS23FullCountsOnce(t *testing.T) {
 		return gathered(t, registry, "raftmux_server_report_failure_msg_total", "type=full", "store_id=2")
 	}
 	for range 10 {
-		mustSend(t, s, rig.Heartbeat(1, there, 2))
+		mustSend(t, s, rig.Ack(1, there, 2))
 	}
 	for range 5 {
-		if err := s.Send(rig.Heartbeat(1, there, 2)); !errors.Is(err, raftmux.ErrFull) {
+		if err := s.Send(rig.Ack(1, there, 2)); !errors.Is(err, raftmux.ErrFull) {
 			t.Fatalf("answered %v", err)
 		}
 	}
@@ -91,12 +91,12 @@ func TestS23FullCountsOnce(t *testing.T) {
 		}
 		s.Flush() // nothing since the last one
 		for range 3 {
-			_ = s.Send(rig.Heartbeat(1, there, 2))
+			_ = s.Send(rig.Ack(1, there, 2))
 		}
 	}
 	release() // what was staged when it was full leaves, though nobody flushes
 	peer.WaitMessages(t, 10)
-	rig.Eventually(t, rig.WaitTimeout, func() bool { return s.Send(rig.Heartbeat(1, there, 2)) == nil }, "room again")
+	rig.Eventually(t, rig.WaitTimeout, func() bool { return s.Send(rig.Ack(1, there, 2)) == nil }, "room again")
 }
 
 // C17: the queue's capacity is given per store, and divided among connections;
@@ -149,8 +149,8 @@ func TestC4StagedIsSeized(t *testing.T) {
 	h := newSending(t, func(o *raftmux.ClientOptions) { o.BackoffStep = time.Minute })
 	release := h.resolver.Block(there)
 	s := h.sender(t)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
-	mustSend(t, s, rig.Heartbeat(3, there, 4), rig.Heartbeat(3, there, 4))
+	sendAll(t, s, rig.Ack(1, there, 2))
+	mustSend(t, s, rig.Ack(3, there, 4), rig.Ack(3, there, 4))
 	h.resolver.SetError(there, errors.New("no answer"))
 	release()
 	h.router.WaitFor(t, rig.WaitTimeout, func(e events) bool {
@@ -159,7 +159,7 @@ func TestC4StagedIsSeized(t *testing.T) {
 	if l, _, _ := h.ledger(there); l.Queued != 0 || l.Dropped["resolve"] != 3 {
 		t.Errorf("ledger %+v", l)
 	}
-	mustSend(t, s, rig.Heartbeat(5, there, 6))
+	mustSend(t, s, rig.Ack(5, there, 6))
 	h.close(t)
 	if e := h.router.Events(); e.Unreachable(5, 6) != 1 {
 		t.Errorf("%d reports of what Close seized", e.Unreachable(5, 6))
@@ -182,7 +182,7 @@ func TestS1AcceptedWhileClosing(t *testing.T) {
 			s := h.NewSender()
 			defer s.Close()
 			for i := 1; ; i++ {
-				switch err := s.Send(rig.Heartbeat(region, there, 2)); {
+				switch err := s.Send(rig.Ack(region, there, 2)); {
 				case err == nil:
 					accepted.Add(1)
 				case errors.Is(err, raftmux.ErrDisconnected):
@@ -219,11 +219,11 @@ func TestS2NoLostWakeUp(t *testing.T) {
 	s := h.sender(t)
 	deadline := time.After(rig.WaitTimeout)
 	for i := uint64(0); i < 6000; i += 2 {
-		sendAll(t, s, rig.Index(rig.Heartbeat(1, there, 2), i))
+		sendAll(t, s, rig.Index(rig.Ack(1, there, 2), i))
 		for range i % 1000 * 100 { // the second flush meets the connection at ever another point
 			runtime.KeepAlive(s)
 		}
-		sendAll(t, s, rig.Index(rig.Heartbeat(1, there, 2), i+1))
+		sendAll(t, s, rig.Index(rig.Ack(1, there, 2), i+1))
 		for want := i; want <= i+1; want++ {
 			select {
 			case got := <-came:

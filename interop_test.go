@@ -24,9 +24,9 @@ func mixture(n int) (messages []*raft_serverpb.RaftMessage) {
 		var m *raft_serverpb.RaftMessage
 		switch i % 5 {
 		case 0:
-			m = rig.Heartbeat(region, there, 2)
+			m = rig.Ack(region, there, 2)
 		case 1:
-			m = rig.Vote(region, there, 2)
+			m = rig.Message(region, there, 2, eraftpb.MessageType_MsgReadIndex)
 		case 2:
 			m = rig.Append(region, there, 2, 3, i)
 		case 3:
@@ -82,7 +82,7 @@ func TestC23Pairings(t *testing.T) {
 		peer := rig.NewPeer(t, rig.PeerOptions{KeepMessages: true, NoBatchRaft: true})
 		h := toPeer(t, peer)
 		s := h.sender(t)
-		h.sendFirst(t, s, rig.Heartbeat(9, there, 2)) // what BatchRaft is handed is lost
+		h.sendFirst(t, s, rig.Ack(9, there, 2)) // what BatchRaft is handed is lost
 		peer.WaitOpen(t, rig.Raft, 1)
 		sendAll(t, s, mixture(n)...)
 		peer.WaitMessages(t, n)
@@ -148,7 +148,7 @@ func TestC23Metadata(t *testing.T) {
 			before := uint64(time.Now().UnixNano())
 			for i := 1; i <= 10; i++ {
 				rig.Eventually(t, rig.WaitTimeout, func() bool {
-					sendAll(t, s, rig.Heartbeat(1, there, 2))
+					sendAll(t, s, rig.Ack(1, there, 2))
 					return peer.Count() >= i
 				}, "message %d", i)
 			}
@@ -179,7 +179,7 @@ func TestC23AnyPeerIsTaken(t *testing.T) {
 	t.Parallel()
 	var box inbox
 	server := newReceiving(t, raftmux.ServerOptions{Handler: &box})
-	messages := []*raft_serverpb.RaftMessage{rig.Heartbeat(1, there, 2), rig.Snapshot(2, there, 2, 0), rig.Extra(3, there, 2)}
+	messages := []*raft_serverpb.RaftMessage{rig.Ack(1, there, 2), rig.Snapshot(2, there, 2, 0), rig.Extra(3, there, 2)}
 	for i, rpc := range []rig.RPC{rig.BatchRaft, rig.Raft} {
 		client := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{NoStoreID: true})
 		for j := range 2 { // two streams of nobody don't end each other

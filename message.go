@@ -3,6 +3,8 @@ package raftmux
 import (
 	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+
+	"github.com/raftmux/raftmux/internal/peer"
 )
 
 // kvEncoder encodes kvproto's own messages. A Sender uses one over and over.
@@ -77,6 +79,47 @@ func isLocal(t eraftpb.MessageType) bool {
 	return t < 0 || t > eraftpb.MessageType_MsgRequestPreVoteResponse
 }
 
+// laneOf says which lane carries a message. What is in the control lane may
+// overtake what is in the data lane, which etcd's raft and TiKV's take well:
+//
+//   - A heartbeat commits no more than what its receiver has acknowledged, so it
+//     never speaks of entries that are still on their way.
+//   - A heartbeat's response that overtakes an append's makes a leader that
+//     probes send its probe once more.
+//   - A vote or a pre-vote speaks of the sender's log as it is. One that overtakes
+//     an append ends a term in which that append no longer counts.
+//
+// MsgTimeoutNow stays with the data: it is sent when the receiver has all of the
+// log, and should find it so. What has no Raft message in it is data, too.
+func laneOf(envelope Envelope) peer.Lane {
+	if !envelope.HasMessage {
+		return peer.Data
+	}
+	switch envelope.Type {
+	case eraftpb.MessageType_MsgHeartbeat, eraftpb.MessageType_MsgHeartbeatResponse:
+		return peer.Control
+	}
+	if isVote(envelope) {
+		return peer.Control
+	}
+	return peer.Data
+}
+
+// isVote says whether a message is about an election.
+func isVote(envelope Envelope) bool {
+	if !envelope.HasMessage {
+		return false
+	}
+	switch envelope.Type {
+	case eraftpb.MessageType_MsgRequestVote,
+		eraftpb.MessageType_MsgRequestVoteResponse,
+		eraftpb.MessageType_MsgRequestPreVote,
+		eraftpb.MessageType_MsgRequestPreVoteResponse:
+		return true
+	}
+	return false
+}
+
 // isVolatile says whether a message is worthless, or harmful, once the stream
 // for which it waited has broken: a vote or a heartbeat speaks of a moment, and
 // an order to campaign or to hand over leadership must not come late.
@@ -85,17 +128,10 @@ func isVolatile(envelope Envelope) bool {
 		return false
 	}
 	switch envelope.Type {
-	case eraftpb.MessageType_MsgRequestVote,
-		eraftpb.MessageType_MsgRequestVoteResponse,
-		eraftpb.MessageType_MsgRequestPreVote,
-		eraftpb.MessageType_MsgRequestPreVoteResponse,
-		eraftpb.MessageType_MsgHeartbeat,
-		eraftpb.MessageType_MsgHeartbeatResponse,
-		eraftpb.MessageType_MsgTimeoutNow,
-		eraftpb.MessageType_MsgTransferLeader:
+	case eraftpb.MessageType_MsgTimeoutNow, eraftpb.MessageType_MsgTransferLeader:
 		return true
 	}
-	return false
+	return laneOf(envelope) == peer.Control
 }
 
 // ReportRefused tells a host of a message that Send refused, as a dropped one

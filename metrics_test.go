@@ -31,22 +31,22 @@ func TestS24Failures(t *testing.T) {
 	h.resolver.SetError(6, raftmux.ErrStoreNotFound)
 	h.SetAllowlist([]uint64{2, 3, 4, 5, 6})
 	s := h.sender(t)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 1)
 	for store := uint64(3); store <= 6; store++ {
 		release := h.resolver.Block(store)
 		defer release()
 		for range store {
-			mustSend(t, s, rig.Heartbeat(store, store, 2))
+			mustSend(t, s, rig.Ack(store, store, 2))
 		}
 		release()
 	}
 	mustSend(t, s, rig.Snapshot(1, there, 2, 10), rig.Snapshot(1, there, 2, 10)) // nobody sends them
 	for range 2 {
-		_ = s.Send(rig.Heartbeat(66, there, 2))
+		_ = s.Send(rig.Ack(66, there, 2))
 		_ = s.Send(rig.Append(1, there, 2, 1, 10_000))
-		_ = s.Send(rig.Heartbeat(1, 7, 2))
-		_ = s.Send(rig.Heartbeat(1, there, 0))
+		_ = s.Send(rig.Ack(1, 7, 2))
+		_ = s.Send(rig.Ack(1, there, 0))
 	}
 	s.Flush()
 	peer.EndStreams(status.Error(codes.Unavailable, "broken"))
@@ -162,7 +162,7 @@ func TestS24ServerMetrics(t *testing.T) {
 	server := newReceiving(t, raftmux.ServerOptions{Handler: &box, Registerer: registry})
 	stream := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rig.BatchRaft)
 	for range 3 {
-		if err := stream.Send(rig.Heartbeat(1, there, 2), rig.Heartbeat(1, there, 0)); err != nil {
+		if err := stream.Send(rig.Ack(1, there, 2), rig.Ack(1, there, 0)); err != nil {
 			t.Fatal(err)
 		}
 	}

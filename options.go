@@ -54,10 +54,13 @@ type ClientOptions struct {
 	Filter Filter
 
 	// ConnectionsPerStore is the number of TCP connections to each store
-	// (grpc-raft-conn-num). A region always uses the same one. Default 1.
+	// (grpc-raft-conn-num) that share the data. A region always uses the same
+	// one. One more carries heartbeats and votes, which so never wait behind
+	// data. Default 1.
 	ConnectionsPerStore int
 	// QueueMessages bounds the messages that wait for one store, divided evenly
-	// among its connections (raft-client-queue-size). Default 4096.
+	// among its connections (raft-client-queue-size). Heartbeats and votes have
+	// as much again, a quarter of it for votes alone. Default 4096.
 	QueueMessages int
 	// QueueBytes bounds the bytes that wait for one store, or that gRPC has not
 	// let go of, divided evenly among its connections, each of which is given

@@ -107,7 +107,7 @@ func TestClientDefaults(t *testing.T) {
 	t.Cleanup(h.resolver.Block(there))
 	s := h.sender(t)
 	accepted := 0
-	for s.Send(rig.Heartbeat(1, there, 2)) == nil {
+	for s.Send(rig.Ack(1, there, 2)) == nil {
 		accepted++
 	}
 	if accepted != 4096 {

@@ -254,16 +254,19 @@ func (m *propModel) checkSnapshots(untaken *raftmux.UntakenError) {
 }
 
 // checkOrder: C5, C6, C8: a region's messages by one sender came in order,
-// generation after generation and none twice, on one connection; and what was
+// generation after generation and none twice, on one connection of the lane; and what was
 // reported did not come.
 func (m *propModel) checkOrder(s *propStore, reported map[propKey]int) {
 	type arrival struct {
 		generation, index uint64
 		order             int
 	}
-	type lane struct{ region, sender uint64 }
-	lanes := make(map[lane][]arrival)
-	connections := make(map[uint64]int)
+	type way struct {
+		lane           string
+		region, sender uint64
+	}
+	ways := make(map[way][]arrival)
+	connections := make(map[way]int)
 	for _, peer := range s.peers {
 		streams := peer.Streams()
 		for i, received := range peer.Messages() {
@@ -280,21 +283,22 @@ func (m *propModel) checkOrder(s *propStore, reported map[propKey]int) {
 			if err != nil {
 				m.t.Fatal(err)
 			}
-			if other, known := connections[region]; known && other != id.Index {
-				m.t.Fatalf("region %d used connections %d and %d", region, other, id.Index)
+			shared := way{id.Lane, region, 0}
+			if other, known := connections[shared]; known && other != id.Index {
+				m.t.Fatalf("region %d used %s connections %d and %d", region, id.Lane, other, id.Index)
 			}
-			connections[region] = id.Index
-			l := lane{region, message.GetFromPeer().GetId()}
-			lanes[l] = append(lanes[l], arrival{id.Generation, index, i})
+			connections[shared] = id.Index
+			l := way{id.Lane, region, message.GetFromPeer().GetId()}
+			ways[l] = append(ways[l], arrival{id.Generation, index, i})
 		}
 	}
-	for l, arrivals := range lanes {
+	for l, arrivals := range ways {
 		slices.SortStableFunc(arrivals, func(a, b arrival) int {
 			return cmp.Or(cmp.Compare(a.generation, b.generation), cmp.Compare(a.order, b.order))
 		})
 		for i := 1; i < len(arrivals); i++ {
 			if arrivals[i-1].index >= arrivals[i].index {
-				m.t.Fatalf("region %d, sender %d: message %d of generation %d came before %d of generation %d", l.region, l.sender,
+				m.t.Fatalf("region %d, sender %d, %s: message %d of generation %d came before %d of generation %d", l.region, l.sender, l.lane,
 					arrivals[i-1].index, arrivals[i-1].generation, arrivals[i].index, arrivals[i].generation)
 			}
 		}

@@ -33,16 +33,16 @@ func TestC20MalformedCostsItself(t *testing.T) {
 	var box inbox
 	server := newReceiving(t, raftmux.ServerOptions{Handler: &box})
 	stream := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rig.BatchRaft)
-	last := rig.Heartbeat(3, there, 2)
+	last := rig.Ack(3, there, 2)
 	encoded, err := last.Marshal()
 	if err != nil {
 		t.Fatal(err)
 	}
 	local := rig.Message(4, there, 2, eraftpb.MessageType_MsgHup)
-	noPeer := rig.Heartbeat(4, there, 2)
+	noPeer := rig.Ack(4, there, 2)
 	noPeer.ToPeer = nil
 	batch := &tikvpb.BatchRaftMessage{
-		Msgs: []*raft_serverpb.RaftMessage{rig.Heartbeat(1, there, 2), local, noPeer, rig.Heartbeat(2, there, 2)},
+		Msgs: []*raft_serverpb.RaftMessage{rig.Ack(1, there, 2), local, noPeer, rig.Ack(2, there, 2)},
 		// On the wire these are messages like the others, behind them.
 		XXX_unrecognized: bytes.Join([][]byte{
 			framed([]byte{0x1a, 0x7f, 1}),          // a peer that is cut short
@@ -54,7 +54,7 @@ func TestC20MalformedCostsItself(t *testing.T) {
 	if err := stream.SendBatch(batch); err != nil {
 		t.Fatal(err)
 	}
-	if err := stream.Send(rig.Heartbeat(5, there, 2)); err != nil {
+	if err := stream.Send(rig.Ack(5, there, 2)); err != nil {
 		t.Fatal(err)
 	}
 	for i, m := range box.wait(t, 4) {
@@ -86,7 +86,7 @@ func TestC20RefusedCostsItself(t *testing.T) {
 			})})
 			stream := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rpc)
 			for range 10 {
-				err := stream.Send(rig.Heartbeat(1, there, 2), rig.Heartbeat(5, there, 2), rig.Heartbeat(2, there, 2))
+				err := stream.Send(rig.Ack(1, there, 2), rig.Ack(5, there, 2), rig.Ack(2, there, 2))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -114,11 +114,11 @@ func TestC20BrokenFraming(t *testing.T) {
 			var box inbox
 			server := newReceiving(t, raftmux.ServerOptions{Handler: &box})
 			stream := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rig.BatchRaft)
-			if err := stream.Send(rig.Heartbeat(1, there, 2)); err != nil {
+			if err := stream.Send(rig.Ack(1, there, 2)); err != nil {
 				t.Fatal(err)
 			}
 			_ = stream.SendBatch(&tikvpb.BatchRaftMessage{
-				Msgs: []*raft_serverpb.RaftMessage{rig.Heartbeat(2, there, 2)}, XXX_unrecognized: broken,
+				Msgs: []*raft_serverpb.RaftMessage{rig.Ack(2, there, 2)}, XXX_unrecognized: broken,
 			})
 			if err := stream.Status(t); status.Code(err) != codes.InvalidArgument {
 				t.Errorf("ended with %v", err)
@@ -140,7 +140,7 @@ func TestC22OwnedMayBeKept(t *testing.T) {
 	var want []string
 	for round := range uint64(40) {
 		batch := []*raft_serverpb.RaftMessage{
-			rig.Heartbeat(round, there, 2),
+			rig.Ack(round, there, 2),
 			rig.Append(round, there, 2, int(round%5), int(round*round*50)),
 			rig.Append(round, there, 2, 100, 7),
 			rig.Extra(round, there, 2),
@@ -207,9 +207,9 @@ func TestC22LentIsPoisoned(t *testing.T) {
 	})
 	stream := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rig.BatchRaft)
 	batch := []*raft_serverpb.RaftMessage{
-		rig.Append(1, there, 2, 1, 10), rig.Append(2, there, 2, 3, 1000), rig.Heartbeat(3, there, 2),
+		rig.Append(1, there, 2, 1, 10), rig.Append(2, there, 2, 3, 1000), rig.Ack(3, there, 2),
 	}
-	next := rig.Heartbeat(99, there, 2)
+	next := rig.Ack(99, there, 2)
 	if err := stream.Send(batch...); err != nil {
 		t.Fatal(err)
 	}
@@ -296,7 +296,7 @@ func TestC5NewerGenerationTakesOver(t *testing.T) {
 	reborn.Header(t)
 	ended(third)
 	for i, stream := range []*rig.RaftStream{reborn, other} {
-		if err := stream.Send(rig.Heartbeat(uint64(i)+1, there, 2)); err != nil {
+		if err := stream.Send(rig.Ack(uint64(i)+1, there, 2)); err != nil {
 			t.Fatal(err)
 		}
 		box.wait(t, i+1)

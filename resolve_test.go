@@ -84,7 +84,7 @@ func TestS14OneLookupPerStore(t *testing.T) {
 	s := h.sender(t)
 	const n = 64
 	for region := range uint64(n) {
-		sendAll(t, s, rig.Heartbeat(region, there, 2)) // a Send that waited would wait for ever
+		sendAll(t, s, rig.Ack(region, there, 2)) // a Send that waited would wait for ever
 	}
 	rig.Eventually(t, rig.WaitTimeout, func() bool { return h.resolver.Lookups(there) > 0 }, "a look-up")
 	if status, _ := h.Store(there); len(status.Connections) != 4 || status.State != raftmux.StoreConnecting {
@@ -104,7 +104,7 @@ func TestS14BlockedStoreAlone(t *testing.T) {
 	h := toPeer(t, peer)
 	t.Cleanup(h.resolver.Block(3))
 	s := h.sender(t)
-	sendAll(t, s, rig.Heartbeat(1, 3, 2), rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, 3, 2), rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 1)
 }
 
@@ -124,7 +124,7 @@ func TestS16Backoff(t *testing.T) {
 				o.Hooks.BeforeResolve = clock.tick
 			})
 			prepare(t, h)
-			sendAll(t, h.sender(t), rig.Heartbeat(1, there, 2))
+			sendAll(t, h.sender(t), rig.Ack(1, there, 2))
 			wantBackoff(t, clock.wait(t, 8), step)
 		})
 	}
@@ -141,7 +141,7 @@ func TestS16LongLivedIsForgiven(t *testing.T) {
 		o.BackoffStep = step
 		o.Hooks.BeforeResolve = clock.tick
 	})
-	sendAll(t, h.sender(t), rig.Heartbeat(1, there, 2))
+	sendAll(t, h.sender(t), rig.Ack(1, there, 2))
 	// Without headers a store counts as up when its stream has lived for a step.
 	h.router.WaitFor(t, rig.WaitTimeout, func(e events) bool { return e.StoreUp(there) == 1 }, "up")
 	broken := time.Now()
@@ -159,7 +159,7 @@ func TestS15FailedResolve(t *testing.T) {
 	release := h.resolver.Block(there)
 	s := h.sender(t)
 	for range 3 {
-		sendAll(t, s, rig.Heartbeat(1, there, 2), rig.Append(3, there, 4, 1, 10))
+		sendAll(t, s, rig.Ack(1, there, 2), rig.Append(3, there, 4, 1, 10))
 	}
 	release() // nobody has set the store
 	h.router.WaitFor(t, rig.WaitTimeout, func(e events) bool { return e.Total(rig.Unreachable) == 2 }, "reports")
@@ -181,7 +181,7 @@ func TestS15RefusedConnect(t *testing.T) {
 	release := h.resolver.Block(there)
 	s := h.sender(t)
 	for range 3 {
-		sendAll(t, s, rig.Heartbeat(1, there, 2), rig.Append(3, there, 4, 1, 10))
+		sendAll(t, s, rig.Ack(1, there, 2), rig.Append(3, there, 4, 1, 10))
 	}
 	release()
 	h.router.WaitFor(t, rig.WaitTimeout, func(e events) bool { return e.Total(rig.Unreachable) == 2 }, "reports")
@@ -202,7 +202,7 @@ func TestS15ConnectReportsBeforeTheBackoff(t *testing.T) {
 	t.Parallel()
 	h := newSending(t, func(o *raftmux.ClientOptions) { o.BackoffStep = time.Minute })
 	h.resolver.Set(there, rig.DeadAddress(t))
-	sendAll(t, h.sender(t), rig.Heartbeat(1, there, 2))
+	sendAll(t, h.sender(t), rig.Ack(1, there, 2))
 	h.router.WaitFor(t, rig.WaitTimeout, func(e events) bool {
 		return e.Unreachable(1, 2) == 1 && e.StoreUnreachable(there) == 1
 	}, "reports")
@@ -223,7 +223,7 @@ func TestC12OneDialPerAttempt(t *testing.T) {
 		}
 	})
 	h.resolver.Set(there, "nowhere:1")
-	sendAll(t, h.sender(t), rig.Heartbeat(1, there, 2))
+	sendAll(t, h.sender(t), rig.Ack(1, there, 2))
 	rig.Eventually(t, rig.WaitTimeout, func() bool { return h.resolver.Lookups(there) >= 7 }, "look-ups")
 	h.close(t)
 	if lookups := int64(h.resolver.Lookups(there)); dials.Load() > lookups || dials.Load() < lookups-1 {
@@ -244,7 +244,7 @@ func TestS17Tombstone(t *testing.T) {
 	s := h.sender(t)
 	const regions = 30
 	for region := range uint64(regions) {
-		sendAll(t, s, rig.Heartbeat(region, there, 2))
+		sendAll(t, s, rig.Ack(region, there, 2))
 	}
 	peer.WaitMessages(t, regions)
 	h.resolver.SetError(there, fmt.Errorf("asked PD: %w", raftmux.ErrTombstone))
@@ -267,7 +267,7 @@ func TestS17Tombstone(t *testing.T) {
 	lookups := h.resolver.Lookups(there)
 	for _, s := range []*raftmux.Sender{s, h.sender(t)} { // one that knows the store, one that doesn't
 		for region := range uint64(regions) {
-			for _, m := range []error{s.Send(rig.Heartbeat(region, there, 2)), s.Send(rig.Snapshot(region, there, 2, 10))} {
+			for _, m := range []error{s.Send(rig.Ack(region, there, 2)), s.Send(rig.Snapshot(region, there, 2, 10))} {
 				if !errors.Is(m, raftmux.ErrDisconnected) {
 					t.Fatalf("answered %v", m)
 				}
@@ -284,11 +284,11 @@ func TestS17Tombstone(t *testing.T) {
 
 	h.resolver.Set(there, peer.Addr())
 	h.ReviveStore(3) // some other id
-	if err := s.Send(rig.Heartbeat(1, there, 2)); !errors.Is(err, raftmux.ErrDisconnected) {
+	if err := s.Send(rig.Ack(1, there, 2)); !errors.Is(err, raftmux.ErrDisconnected) {
 		t.Errorf("answered %v", err)
 	}
 	h.ReviveStore(there)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	peer.WaitMessages(t, regions+1)
 	if n := h.resolver.Lookups(there); n != lookups+1 {
 		t.Errorf("%d look-ups after the revival", n-lookups)
@@ -301,10 +301,10 @@ func TestC13ReviveLeavesOthers(t *testing.T) {
 	peer := rig.NewPeer(t, rig.PeerOptions{})
 	h := toPeer(t, peer)
 	s := h.sender(t)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 1)
 	h.ReviveStore(there)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 2)
 	if peer.Conns() != 1 || h.resolver.Lookups(there) != 1 {
 		t.Errorf("%d connections, %d look-ups", peer.Conns(), h.resolver.Lookups(there))
@@ -322,7 +322,7 @@ func TestC13NotFoundIsRetried(t *testing.T) {
 	})
 	h.resolver.SetError(there, fmt.Errorf("asked PD: %w", raftmux.ErrStoreNotFound))
 	s := h.sender(t)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	h.router.WaitFor(t, rig.WaitTimeout, func(e events) bool { return e.Unreachable(1, 2) == 1 }, "reported")
 	rig.Eventually(t, rig.WaitTimeout, func() bool { return h.resolver.Lookups(there) >= 10 }, "look-ups")
 	if n := log.count("store is not found"); n != 1 {
@@ -336,7 +336,7 @@ func TestC13NotFoundIsRetried(t *testing.T) {
 	}
 	h.resolver.Set(there, peer.Addr())
 	rig.Eventually(t, rig.WaitTimeout, func() bool {
-		sendAll(t, s, rig.Heartbeat(1, there, 2))
+		sendAll(t, s, rig.Ack(1, there, 2))
 		return peer.Count() > 0
 	}, "a store that was found")
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 
@@ -35,7 +36,7 @@ func TestC2Refusals(t *testing.T) {
 			change: func(o *raftmux.ClientOptions) { o.QueueMessages = 2 },
 			before: func(t *testing.T, h *sending, s *raftmux.Sender) {
 				t.Cleanup(h.resolver.Block(there))
-				mustSend(t, s, rig.Heartbeat(1, there, 2), rig.Heartbeat(1, there, 2))
+				mustSend(t, s, rig.Ack(1, there, 2), rig.Ack(1, there, 2))
 			},
 		},
 		"disconnected": {
@@ -75,7 +76,7 @@ func TestC2Refusals(t *testing.T) {
 			}
 			message := test.message
 			if message == nil {
-				message = rig.Heartbeat(region, there, peer)
+				message = rig.Ack(region, there, peer)
 			}
 			err := s.Send(message)
 			if !errors.Is(err, test.reason) {
@@ -120,9 +121,9 @@ func TestC2Invalid(t *testing.T) {
 		"nil":        nil,
 		"empty":      {},
 		"no to_peer": {RegionId: 1, Message: &eraftpb.Message{MsgType: eraftpb.MessageType_MsgHeartbeat}},
-		"peer 0":     rig.Heartbeat(1, there, 0),
-		"store 0":    rig.Heartbeat(1, 0, 2),
-		"own store":  rig.Heartbeat(1, here, 2),
+		"peer 0":     rig.Ack(1, there, 0),
+		"store 0":    rig.Ack(1, 0, 2),
+		"own store":  rig.Ack(1, here, 2),
 		"nothing":    {RegionId: 1, ToPeer: &metapb.Peer{Id: 2, StoreId: there}},
 		"etcd type":  rig.Message(1, there, 2, eraftpb.MessageType(19)),
 		"type -1":    rig.Message(1, there, 2, eraftpb.MessageType(-1)),
@@ -167,10 +168,18 @@ func TestC2Accepted(t *testing.T) {
 	want = append(want, rig.Extra(1, there, 2), tombstone, merge)
 	sendAll(t, h.sender(t), want...)
 	peer.WaitMessages(t, len(want))
-	for i, got := range peer.Messages() {
-		if got.Message.String() != want[i].String() {
-			t.Errorf("message %d came as %v, was %v", i, got.Message, want[i])
+	// The lanes don't wait for each other.
+	texts := func(n int, message func(int) *raft_serverpb.RaftMessage) (texts []string) {
+		for i := range n {
+			texts = append(texts, message(i).String())
 		}
+		slices.Sort(texts)
+		return texts
+	}
+	received := peer.Messages()
+	got := texts(len(received), func(i int) *raft_serverpb.RaftMessage { return received[i].Message })
+	if sent := texts(len(want), func(i int) *raft_serverpb.RaftMessage { return want[i] }); !slices.Equal(got, sent) {
+		t.Errorf("received %v, sent %v", got, sent)
 	}
 }
 
@@ -179,7 +188,7 @@ func TestC2Accepted(t *testing.T) {
 func TestC2ReportRefused(t *testing.T) {
 	t.Parallel()
 	router := rig.NewRouter[raftmux.SnapshotStatus](t)
-	if !raftmux.ReportRefused(router, rig.Heartbeat(1, there, 2)) {
+	if !raftmux.ReportRefused(router, rig.Ack(1, there, 2)) {
 		t.Error("not taken")
 	}
 	if e := router.Events(); e.Unreachable(1, 2) != 1 || len(e) != 1 {
@@ -206,14 +215,14 @@ func TestC2ClosedSender(t *testing.T) {
 	peer := rig.NewPeer(t, rig.PeerOptions{})
 	h := toPeer(t, peer)
 	s := h.NewSender()
-	mustSend(t, s, rig.Heartbeat(1, there, 2))
+	mustSend(t, s, rig.Ack(1, there, 2))
 	s.Close() // flushes
 	s.Close()
 	peer.WaitMessages(t, 1)
-	if err := s.Send(rig.Heartbeat(1, there, 2)); !errors.Is(err, raftmux.ErrDisconnected) {
+	if err := s.Send(rig.Ack(1, there, 2)); !errors.Is(err, raftmux.ErrDisconnected) {
 		t.Errorf("answered %v", err)
 	}
-	sendAll(t, h.sender(t), rig.Heartbeat(1, there, 2))
+	sendAll(t, h.sender(t), rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 2)
 }
 
@@ -225,20 +234,20 @@ func TestC2Allowlist(t *testing.T) {
 	h := toPeer(t, peer)
 	h.resolver.Set(3, peer.Addr())
 	s := h.sender(t)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	h.SetAllowlist([]uint64{3})
-	if err := s.Send(rig.Heartbeat(1, there, 2)); !errors.Is(err, raftmux.ErrPaused) {
+	if err := s.Send(rig.Ack(1, there, 2)); !errors.Is(err, raftmux.ErrPaused) {
 		t.Errorf("a store known before: %v", err)
 	}
 	if status, _ := h.Store(there); !status.Paused {
 		t.Errorf("status %+v", status)
 	}
-	if err := s.Send(rig.Heartbeat(1, 4, 2)); !errors.Is(err, raftmux.ErrPaused) {
+	if err := s.Send(rig.Ack(1, 4, 2)); !errors.Is(err, raftmux.ErrPaused) {
 		t.Errorf("an unknown store: %v", err)
 	}
-	sendAll(t, s, rig.Heartbeat(1, 3, 2))
+	sendAll(t, s, rig.Ack(1, 3, 2))
 	h.SetAllowlist(nil)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 3)
 }
 
@@ -313,7 +322,7 @@ func TestSharedSender(t *testing.T) {
 		wantRange(t, indexes(peer, region, 0), 1, 100)
 	}
 	s.Close()
-	if err := s.Send(rig.Heartbeat(1, there, 2)); !errors.Is(err, raftmux.ErrDisconnected) {
+	if err := s.Send(rig.Ack(1, there, 2)); !errors.Is(err, raftmux.ErrDisconnected) {
 		t.Errorf("closed, and answers %v", err)
 	}
 }

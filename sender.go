@@ -24,8 +24,8 @@ import (
 type Sender struct {
 	client *Client
 	routes map[uint64]*route // by store id
-	dirty  []*lane           // touched since the last flush
-	full   []*lane           // found full since the last flush
+	dirty  []*path           // touched since the last flush
+	full   []*path           // found full since the last flush
 	// refused counts the other refusals since the last flush, so that a store
 	// that takes nothing doesn't make every Send meet at the metrics' lock.
 	refused map[refusal]int
@@ -41,11 +41,11 @@ type refusal struct {
 // route is a Sender's cache of one store.
 type route struct {
 	store *peer.Store
-	lanes []*lane // by index of the connection; nil until used
+	paths []*path // by index of the connection; nil until used
 }
 
-// lane is a Sender's way into one connection.
-type lane struct {
+// path is a Sender's way into one connection.
+type path struct {
 	stage       *queue.Stage
 	storeID     uint64
 	dirty, full bool
@@ -110,28 +110,29 @@ func (s *Sender) send(envelope Envelope, encoder Encoder, size int) error {
 	case envelope.Type == eraftpb.MessageType_MsgSnapshot:
 		return s.sendSnapshot(r.store, envelope, encoder, size)
 	}
-	l, err := r.lane(envelope.RegionID)
+	p, err := r.path(laneOf(envelope), envelope.RegionID)
 	if err != nil {
 		return ErrDisconnected
 	}
-	err = l.stage.Push(queue.Message{
+	err = p.stage.Push(queue.Message{
 		RegionID: envelope.RegionID,
 		PeerID:   envelope.ToPeerID,
 		Volatile: isVolatile(envelope),
+		Urgent:   isVote(envelope),
 		Size:     size,
 	}, encoder)
 	switch {
 	case err == nil:
-		if !l.dirty {
-			l.dirty = true
-			s.dirty = append(s.dirty, l)
+		if !p.dirty {
+			p.dirty = true
+			s.dirty = append(s.dirty, p)
 		}
 		return nil
 	case errors.Is(err, queue.ErrFull):
-		l.dirty = false // Push has flushed and woken the connection
-		if !l.full {
-			l.full = true
-			s.full = append(s.full, l)
+		p.dirty = false // Push has flushed and woken the connection
+		if !p.full {
+			p.full = true
+			s.full = append(s.full, p)
 		}
 		return ErrFull
 	case errors.Is(err, queue.ErrDisconnected):
@@ -168,15 +169,15 @@ func (s *Sender) Flush() {
 		s.client.metrics.Failed(r.label, r.storeID, n)
 	}
 	clear(s.refused)
-	for _, l := range s.full {
-		l.full = false
-		s.client.metrics.Failed(ReasonLabel(ErrFull), l.storeID, 1)
+	for _, p := range s.full {
+		p.full = false
+		s.client.metrics.Failed(ReasonLabel(ErrFull), p.storeID, 1)
 	}
 	s.full = reuse(s.full)
-	for _, l := range s.dirty {
-		if l.dirty {
-			l.dirty = false
-			l.stage.Flush()
+	for _, p := range s.dirty {
+		if p.dirty {
+			p.dirty = false
+			p.stage.Flush()
 		}
 	}
 	s.dirty = reuse(s.dirty)
@@ -200,23 +201,23 @@ func (s *Sender) route(storeID uint64) (*route, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &route{store: store, lanes: make([]*lane, s.client.options.ConnectionsPerStore)}
+	r := &route{store: store, paths: make([]*path, peer.Slots(s.client.options.ConnectionsPerStore))}
 	s.routes[storeID] = r
 	return r, nil
 }
 
-func (r *route) lane(regionID uint64) (*lane, error) {
-	index := r.store.Route(regionID)
-	if l := r.lanes[index]; l != nil {
-		return l, nil
+func (r *route) path(lane peer.Lane, regionID uint64) (*path, error) {
+	slot := r.store.Route(lane, regionID)
+	if p := r.paths[slot]; p != nil {
+		return p, nil
 	}
-	connection, err := r.store.Connection(index)
+	connection, err := r.store.Connection(slot)
 	if err != nil {
 		return nil, err
 	}
-	l := &lane{stage: connection.NewStage(), storeID: r.store.ID()}
-	r.lanes[index] = l
-	return l, nil
+	p := &path{stage: connection.NewStage(), storeID: r.store.ID()}
+	r.paths[slot] = p
+	return p, nil
 }
 
 // forget drops the cache of a store. What it staged is flushed.
@@ -226,10 +227,10 @@ func (s *Sender) forget(storeID uint64) {
 		return
 	}
 	delete(s.routes, storeID)
-	for _, l := range r.lanes {
-		if l != nil {
-			l.stage.Close()
-			l.dirty = false
+	for _, p := range r.paths {
+		if p != nil {
+			p.stage.Close()
+			p.dirty = false
 		}
 	}
 }
@@ -255,12 +256,12 @@ func refuse(envelope Envelope, reason error, detail string) error {
 // maxKept is the length above which a list is given back once it is empty.
 const maxKept = 2048
 
-func reuse(lanes []*lane) []*lane {
-	if cap(lanes) > maxKept {
+func reuse(paths []*path) []*path {
+	if cap(paths) > maxKept {
 		return nil
 	}
-	clear(lanes)
-	return lanes[:0]
+	clear(paths)
+	return paths[:0]
 }
 
 // SharedSender is a Sender that is safe for concurrent use, at the price of a

@@ -60,7 +60,7 @@ func TestS20SenderSurvivesReplacement(t *testing.T) {
 				}
 				came += regions
 				peer.WaitMessages(t, came)
-				mustSend(t, mine, rig.Heartbeat(100+round, there, 2)) // staged when the store is removed
+				mustSend(t, mine, rig.Ack(100+round, there, 2)) // staged when the store is removed
 				h.RemoveStore(there)
 				h.router.WaitFor(t, rig.WaitTimeout, func(e events) bool { return e.Unreachable(100+round, 2) == 1 }, "what was staged")
 				if otherFirst {
@@ -86,7 +86,7 @@ func TestS20RemovedStore(t *testing.T) {
 	peer := rig.NewPeer(t, rig.PeerOptions{})
 	h := toPeer(t, peer)
 	s := h.sender(t)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 1)
 	h.RemoveStore(there)
 	h.RemoveStore(there)
@@ -95,7 +95,7 @@ func TestS20RemovedStore(t *testing.T) {
 	}
 	peer.WaitOpen(t, rig.BatchRaft, 0)
 	s.Flush()
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 2)
 	if n := h.resolver.Lookups(there); n != 2 {
 		t.Errorf("%d look-ups", n)

@@ -35,7 +35,7 @@ func TestServerWithoutItsOptions(t *testing.T) {
 	client := rig.NewRaftClient(t, serve(t, bare), rig.RaftClientOptions{})
 	for _, rpc := range []rig.RPC{rig.BatchRaft, rig.Raft} {
 		stream := client.Open(t, rpc)
-		_ = stream.Send(rig.Heartbeat(1, there, 2))
+		_ = stream.Send(rig.Ack(1, there, 2))
 		if err := stream.Status(t); err == nil || !strings.Contains(err.Error(), "GRPCServerOptions") {
 			t.Errorf("%s ended with %v", rpc, err)
 		}
@@ -73,7 +73,7 @@ func TestServerBesideOthers(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), rig.WaitTimeout)
 	defer cancel()
 	for i := range 3 {
-		if err := stream.Send(rig.Heartbeat(1, there, 2)); err != nil {
+		if err := stream.Send(rig.Ack(1, there, 2)); err != nil {
 			t.Fatal(err)
 		}
 		box.wait(t, i+1)
@@ -113,7 +113,7 @@ func TestServerSendsHeadersAtOnce(t *testing.T) {
 	}
 	h := newSending(t, func(o *raftmux.ClientOptions) { o.BackoffStep = time.Minute })
 	h.resolver.Set(there, server.addr)
-	sendAll(t, h.sender(t), rig.Heartbeat(1, there, 2))
+	sendAll(t, h.sender(t), rig.Ack(1, there, 2))
 	h.router.WaitFor(t, rig.WaitTimeout, func(e events) bool { return e.StoreUp(there) == 1 }, "up, before a backoff step")
 }
 
@@ -126,7 +126,7 @@ func TestServerClose(t *testing.T) {
 	client := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{})
 	streams := []*rig.RaftStream{client.Open(t, rig.BatchRaft), client.Open(t, rig.Raft), client.Open(t, rig.BatchRaft)}
 	for i, stream := range streams {
-		if err := stream.Send(rig.Heartbeat(1, there, 2)); err != nil {
+		if err := stream.Send(rig.Ack(1, there, 2)); err != nil {
 			t.Fatal(err)
 		}
 		box.wait(t, i+1)
@@ -137,9 +137,9 @@ func TestServerClose(t *testing.T) {
 		}
 	}
 	late := client.Open(t, rig.BatchRaft)
-	_ = late.Send(rig.Heartbeat(1, there, 2))
+	_ = late.Send(rig.Ack(1, there, 2))
 	for i, stream := range append(streams, late) {
-		_ = stream.Send(rig.Heartbeat(1, there, 2))
+		_ = stream.Send(rig.Ack(1, there, 2))
 		if err := stream.Status(t); status.Code(err) != codes.Unavailable {
 			t.Errorf("stream %d ended with %v", i, err)
 		}
@@ -170,7 +170,7 @@ func TestServerCloseIsBounded(t *testing.T) {
 		return nil
 	})})
 	stream := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rig.BatchRaft)
-	if err := stream.Send(rig.Heartbeat(1, there, 2)); err != nil {
+	if err := stream.Send(rig.Ack(1, there, 2)); err != nil {
 		t.Fatal(err)
 	}
 	<-entered

@@ -73,7 +73,7 @@ func TestS6SnapshotGoesToItsSender(t *testing.T) {
 	if len(addresses) != 1 || addresses[0] != peer.Addr() || messages[0].String() != want {
 		t.Errorf("sent %d snapshots to %v", len(addresses), addresses)
 	}
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 1)
 	if peer.Regions()[7] != 0 {
 		t.Error("the snapshot came on the stream too")
@@ -118,7 +118,7 @@ func TestS9SnapshotFailures(t *testing.T) {
 				t.Errorf("ledger %+v", l)
 			}
 			if test.reason == "tombstone" {
-				if err := s.Send(rig.Heartbeat(1, there, 2)); !errors.Is(err, raftmux.ErrDisconnected) {
+				if err := s.Send(rig.Ack(1, there, 2)); !errors.Is(err, raftmux.ErrDisconnected) {
 					t.Errorf("a tombstone: %v", err)
 				}
 			}
@@ -183,10 +183,10 @@ func TestS7ClearingReportsOnce(t *testing.T) {
 	s := h.sender(t)
 	for range 20 {
 		for region := uint64(1); region <= 3; region++ {
-			sendAll(t, s, rig.Heartbeat(region, there, 2), rig.Append(region, there, 2, 1, 10))
+			sendAll(t, s, rig.Ack(region, there, 2), rig.Append(region, there, 2, 1, 10))
 		}
 	}
-	mustSend(t, s, rig.Heartbeat(1, there, 9)) // another peer of a region, not flushed
+	mustSend(t, s, rig.Ack(1, there, 9)) // another peer of a region, not flushed
 	mustSend(t, s, rig.Snapshot(1, there, 2, 10), rig.Snapshot(4, there, 2, 10), rig.Snapshot(4, there, 2, 10))
 	h.resolver.FailOnce(there, status.Error(codes.Unavailable, "PD is away"))
 	release()
@@ -222,7 +222,7 @@ func TestS25HookFailsResolve(t *testing.T) {
 		}
 	})
 	s := h.sender(t)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	h.router.WaitFor(t, rig.WaitTimeout, func(e events) bool { return e.Unreachable(1, 2) == 1 }, "reported")
 	if l, _, _ := h.ledger(there); l.Dropped["resolve"] != 1 || h.resolver.Lookups(there) != 0 {
 		t.Errorf("ledger %+v, %d look-ups", l, h.resolver.Lookups(there))
@@ -231,7 +231,7 @@ func TestS25HookFailsResolve(t *testing.T) {
 	fail = false
 	mu.Unlock()
 	peer.WaitOpen(t, rig.BatchRaft, 1)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 1)
 }
 
@@ -245,14 +245,14 @@ func TestS25HookLosesSnapshot(t *testing.T) {
 		o.Hooks.LoseSnapshot = func(e raftmux.Envelope) bool { return e.RegionID == 5 }
 	})
 	s := h.sender(t)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 1)
-	mustSend(t, s, rig.Heartbeat(1, there, 2)) // staged
+	mustSend(t, s, rig.Ack(1, there, 2)) // staged
 	mustSend(t, s, rig.Snapshot(5, there, 2, 10))
 	h.waitStatus(t, 5, raftmux.SnapshotFailure)
 	h.router.WaitFor(t, rig.WaitTimeout, func(e events) bool { return e.Unreachable(1, 2) == 1 }, "what was staged")
 	peer.WaitOpen(t, rig.BatchRaft, 0)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 2)
 	if peer.Conns() != 2 {
 		t.Errorf("%d TCP connections", peer.Conns())

@@ -58,7 +58,7 @@ func TestC15SlowIsNotStalled(t *testing.T) {
 	peer := rig.NewPeer(t, rig.PeerOptions{})
 	proxy := rig.NewProxy(t, peer.Addr())
 	c := newPropClient(t, proxy.Addr(), func(o *raftmux.ClientOptions) { o.SendStallTimeout = 2 * time.Second })
-	c.sendFlush(t, rig.Heartbeat(1, 2, 3))
+	c.sendFlush(t, rig.Ack(1, 2, 3))
 	peer.WaitMessages(t, 1)
 	proxy.SetRate(1 << 20)
 	// Three seconds' worth, in messages of which each takes a good part of one.

@@ -57,7 +57,8 @@ type StoreStatus struct {
 
 // ConnectionStatus is one connection at one moment.
 type ConnectionStatus struct {
-	// Lane is "data" today.
+	// Lane is "data", or "control" for the one that carries heartbeats, votes and
+	// the responses to them. Index counts within the lane.
 	Lane  string
 	Index int
 	// Generation counts the streams opened.

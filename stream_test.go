@@ -166,7 +166,7 @@ func TestS4LegacyStream(t *testing.T) {
 	peer := rig.NewPeer(t, rig.PeerOptions{NoBatchRaft: true, KeepMessages: true})
 	h := toPeer(t, peer)
 	s := h.sender(t)
-	h.sendFirst(t, s, rig.Heartbeat(2, there, 3)) // lost in finding out
+	h.sendFirst(t, s, rig.Ack(2, there, 3)) // lost in finding out
 	peer.WaitOpen(t, rig.Raft, 1)
 	sendAll(t, s, numbered(1, 1, 500, 100)...)
 	peer.WaitMessages(t, 500)
@@ -184,14 +184,14 @@ func TestS5FewerWritesThanBatches(t *testing.T) {
 	dialer := rig.NewCountingDialer(t)
 	h := toPeer(t, peer, func(o *raftmux.ClientOptions) { o.Dialer = dialer.Dial })
 	s := h.sender(t)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 1)
 	const n = 50
 	release := dialer.Hold()
 	t.Cleanup(release)
 	before := dialer.Writes()
 	for i := range n {
-		sendAll(t, s, rig.Heartbeat(1, there, 2))
+		sendAll(t, s, rig.Ack(1, there, 2))
 		rig.Eventually(t, rig.WaitTimeout, func() bool {
 			_, batches, _ := h.ledger(there)
 			return batches == uint64(i)+2
@@ -219,13 +219,13 @@ func TestS12EndedStreamReconnects(t *testing.T) {
 				peer := rig.NewPeer(t, rig.PeerOptions{HeadersNow: headers})
 				h := toPeer(t, peer)
 				s := h.sender(t)
-				sendAll(t, s, rig.Heartbeat(1, there, 2))
+				sendAll(t, s, rig.Ack(1, there, 2))
 				peer.WaitMessages(t, 1)
 				h.router.WaitFor(t, rig.WaitTimeout, func(e events) bool { return e.StoreUp(there) == 1 }, "up")
 				peer.EndStreams(end)
 				h.router.WaitFor(t, rig.WaitTimeout, func(e events) bool { return e.StoreUp(there) == 2 }, "up again")
 				peer.WaitOpened(t, rig.BatchRaft, 2)
-				sendAll(t, s, rig.Heartbeat(1, there, 2))
+				sendAll(t, s, rig.Ack(1, there, 2))
 				peer.WaitMessages(t, 2)
 				if e := h.router.Events(); e.StoreUnreachable(there) != 1 || e.Total(rig.Unreachable) != 0 {
 					t.Errorf("events %+v", e)
@@ -247,7 +247,7 @@ func TestS12IdleStreamEnds(t *testing.T) {
 	peer := rig.NewPeer(t, rig.PeerOptions{HeadersNow: true})
 	h := toPeer(t, peer)
 	s := h.sender(t)
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 1)
 	peer.EndStreams(nil)
 	peer.WaitOpened(t, rig.BatchRaft, 2)
@@ -257,7 +257,7 @@ func TestS12IdleStreamEnds(t *testing.T) {
 		peer.EndStreams(nil)
 		peer.WaitOpened(t, rig.BatchRaft, n)
 	}
-	sendAll(t, s, rig.Heartbeat(1, there, 2))
+	sendAll(t, s, rig.Ack(1, there, 2))
 	peer.WaitMessages(t, 2)
 	if n := h.router.Events().StoreUnreachable(there); n != 1 {
 		t.Errorf("told %d times that the store went down", n)

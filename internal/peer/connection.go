@@ -11,15 +11,12 @@ import (
 	"github.com/raftmux/raftmux/internal/queue"
 )
 
-// LaneData is the lane of every connection today. Heartbeats and votes will
-// have one of their own.
-const LaneData = "data"
-
 // Connection is a queue and the one goroutine that empties it: one ClientConn
 // with one stream at a time.
 type Connection struct {
 	store  *Store
-	index  int
+	lane   Lane
+	index  int // in its lane
 	queue  *queue.Queue
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -33,24 +30,31 @@ type Connection struct {
 	retry retry
 }
 
-func newConnection(store *Store, index int) *Connection {
+func newConnection(store *Store, lane Lane, index int) *Connection {
 	o := store.options
+	bounds := queue.Options{
+		Messages: o.QueueMessages / o.Connections,
+		Bytes:    o.QueueBytes,
+		Budget:   o.Budget,
+		Minimum:  o.QueueMinimum,
+		Pool:     o.Pool,
+		Dropped:  store.dropped,
+	}
+	if lane == Control {
+		bounds.Messages = o.QueueMessages
+		bounds.Reserve = voteReserve(o.QueueMessages)
+		bounds.Minimum = controlMinimum
+	}
 	ctx, cancel := context.WithCancel(store.ctx)
 	return &Connection{
 		store:  store,
+		lane:   lane,
 		index:  index,
 		ctx:    ctx,
 		cancel: cancel,
-		queue: queue.New(queue.Options{
-			Messages: o.QueueMessages,
-			Bytes:    o.QueueBytes,
-			Budget:   o.Budget,
-			Minimum:  o.QueueMinimum,
-			Pool:     o.Pool,
-			Dropped:  store.dropped,
-		}),
-		since: time.Now().Add(-o.BackoffStep),
-		retry: retry{step: o.BackoffStep},
+		queue:  queue.New(bounds),
+		since:  time.Now().Add(-o.BackoffStep),
+		retry:  retry{step: o.BackoffStep},
 	}
 }
 

@@ -56,8 +56,8 @@ type Options struct {
 	Metrics        Metrics
 	Logger         *slog.Logger
 
-	Connections   int
-	QueueMessages int // per connection
+	Connections   int // of the data lane
+	QueueMessages int // per store, divided among its data connections
 	QueueBytes    int // per connection
 	QueueMinimum  int // per connection, what it may hold whatever the Budget says
 	Budget        *queue.Budget

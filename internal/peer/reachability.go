@@ -39,13 +39,29 @@ func (s *Store) cameUp(g *generation) {
 // unknown part of them is lost, which is a down edge.
 func (s *Store) generationEnded(g *generation, lost bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	g.over = true
 	if g.up {
 		s.reach.up--
 	}
-	if lost {
-		s.downEdge()
+	told := lost && s.downEdge()
+	ended := s.ended
+	s.mu.Unlock()
+	if told && ended {
+		s.set.reaffirm(s)
+	}
+}
+
+// reaffirm tells the host again that a store is up that was removed and has come
+// back, because it was just told of the end of what was there before.
+func (s *Set) reaffirm(old *Store) {
+	store := s.Lookup(old.id)
+	if store == nil || store == old {
+		return
+	}
+	store.mu.Lock()
+	defer store.mu.Unlock()
+	if store.reach.told == toldUp {
+		s.options.Reporter.StoreUp(store.id)
 	}
 }
 
@@ -62,18 +78,22 @@ func (s *Store) unreached() {
 // downEdge tells the host, at most once per backoff step. A further edge within
 // the step is covered by what the host was told, unless the store came back in
 // between: then the host believes that it is up, and hears of this edge when
-// the step is over. The caller holds s.mu.
-func (s *Store) downEdge() {
+// the step is over. It returns whether the host was told now. The caller holds
+// s.mu.
+func (s *Store) downEdge() (told bool) {
 	wait := s.options.BackoffStep - time.Since(s.reach.lastDown)
 	switch {
 	case s.reach.lastDown.IsZero() || wait <= 0:
 		s.tellDown()
+		return true
 	case s.reach.told == toldDown || s.reach.deferred != nil:
 	case s.ended: // nobody is there any more to wait for the end of the step
 		s.tellDown()
+		return true
 	default:
 		s.reach.deferred = time.AfterFunc(wait, s.flushEdge)
 	}
+	return false
 }
 
 // flushEdge tells a deferred edge now.
@@ -85,7 +105,7 @@ func (s *Store) flushEdge() {
 	}
 	s.reach.deferred.Stop()
 	s.tellDown()
-	if s.reach.up > 0 {
+	if s.reach.up > 0 && !s.ended {
 		s.reach.told = toldUp
 		s.options.Reporter.StoreUp(s.id)
 	}

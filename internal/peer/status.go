@@ -40,7 +40,7 @@ func (s *Store) Status() Status {
 	s.mu.Unlock()
 	for _, c := range connections {
 		status.Connections = append(status.Connections, ConnectionStatus{
-			Lane:       LaneData,
+			Lane:       c.lane.String(),
 			Index:      c.index,
 			Generation: c.generation.Load(),
 			Open:       c.open.Load(),

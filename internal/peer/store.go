@@ -22,7 +22,7 @@ type Store struct {
 	paused    atomic.Bool
 
 	mu          sync.Mutex
-	connections []*Connection // by index; nil until first used
+	connections []*Connection // the data lane's by index, then the control lane's; nil until first used
 	users       int           // connections and snapshots that live
 	ended       bool
 	endReason   queue.Reason
@@ -40,7 +40,7 @@ func newStore(set *Set, id uint64) *Store {
 		options:     set.options,
 		ctx:         ctx,
 		cancel:      cancel,
-		connections: make([]*Connection, set.options.Connections),
+		connections: make([]*Connection, Slots(set.options.Connections)),
 	}
 }
 
@@ -53,14 +53,22 @@ func (s *Store) Tombstone() bool { return s.tombstone.Load() }
 // Paused says whether the allowlist leaves the store out.
 func (s *Store) Paused() bool { return s.paused.Load() }
 
-// Route returns the index of the connection that carries a region: always the
-// same one for a region, and about as many regions on each. The hash mixes all
-// bits, so ids with a common divisor don't crowd on one connection.
-func (s *Store) Route(regionID uint64) int {
-	if len(s.connections) == 1 {
+// Slots returns how many connections a store has if that many are of the data lane.
+func Slots(connections int) int { return connections + 1 }
+
+// Route returns the slot of the connection that carries a region in a lane:
+// always the same one, and about as many regions on each of the data lane. The
+// hash mixes all bits, so ids with a common divisor don't crowd on one
+// connection.
+func (s *Store) Route(lane Lane, regionID uint64) (slot int) {
+	data := s.options.Connections
+	switch {
+	case lane == Control:
+		return data
+	case data == 1:
 		return 0
 	}
-	index, _ := bits.Mul64(mix(regionID), uint64(len(s.connections)))
+	index, _ := bits.Mul64(mix(regionID), uint64(data))
 	return int(index)
 }
 
@@ -72,23 +80,27 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// Connection returns the connection with an index and starts its life if this
-// is its first use. It fails with ErrDisconnected once the store has ended.
-func (s *Store) Connection(index int) (*Connection, error) {
+// Connection returns the connection in a slot and starts its life if this is its
+// first use. It fails with ErrDisconnected once the store has ended.
+func (s *Store) Connection(slot int) (*Connection, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
 		return nil, ErrDisconnected
 	}
-	if c := s.connections[index]; c != nil {
+	if c := s.connections[slot]; c != nil {
 		return c, nil
 	}
-	c := newConnection(s, index)
+	lane, index := Data, slot
+	if slot == s.options.Connections {
+		lane, index = Control, 0
+	}
+	c := newConnection(s, lane, index)
 	if !s.set.start(c.run) {
 		return nil, ErrDisconnected
 	}
 	s.users++
-	s.connections[index] = c
+	s.connections[slot] = c
 	return c, nil
 }
 

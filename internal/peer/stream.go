@@ -91,7 +91,7 @@ func (c *Connection) openGeneration(link Link, kind Kind) (*generation, error) {
 	ctx, cancel := context.WithCancel(c.ctx)
 	stream, err := link.Open(ctx, kind, wire.StreamID{
 		Incarnation: c.store.options.Incarnation,
-		Lane:        LaneData,
+		Lane:        c.lane.String(),
 		Index:       c.index,
 		Generation:  c.store.set.streams.Add(1),
 	})

@@ -22,11 +22,13 @@ var (
 	ErrEncoder = errors.New("queue: the encoder wrote another size than it announced")
 )
 
-// Options configures a Queue. All fields but Budget are mandatory.
+// Options configures a Queue. All fields but Budget and Reserve are mandatory.
 type Options struct {
 	// Messages bounds the messages that wait, staged ones included. Bytes bounds
 	// their bodies and those that gRPC has not let go of.
 	Messages, Bytes int
+	// Reserve is the part of Messages that only urgent messages may use. Default 0.
+	Reserve int
 	// Budget is shared with other queues, nil if there is none. What a queue
 	// holds above Minimum bytes is taken from it.
 	Budget  *Budget

@@ -12,6 +12,8 @@ type Message struct {
 	RegionID, PeerID uint64
 	// Volatile messages don't survive a broken stream; see Queue.DropVolatile.
 	Volatile bool
+	// Urgent messages may use the queue's Reserve.
+	Urgent bool
 	// Size is the exact size of the encoded message.
 	Size int
 }
@@ -62,7 +64,11 @@ func (s *Stage) Push(message Message, encoder Encoder) error {
 	if s.disconnected {
 		return ErrDisconnected
 	}
-	if !q.load.reserve(message.Size, q.options.Messages, q.options.Bytes) {
+	most := q.options.Messages
+	if !message.Urgent {
+		most -= q.options.Reserve
+	}
+	if !q.load.reserve(message.Size, most, q.options.Bytes) {
 		s.handOver(true)
 		return ErrFull
 	}

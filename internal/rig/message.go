@@ -42,6 +42,14 @@ func Heartbeat(region, toStore, toPeer uint64) *raft_serverpb.RaftMessage {
 	return m
 }
 
+// Ack returns a follower's acknowledgement: small like a heartbeat, and of the
+// data lane.
+func Ack(region, toStore, toPeer uint64) *raft_serverpb.RaftMessage {
+	m := Message(region, toStore, toPeer, eraftpb.MessageType_MsgAppendResponse)
+	m.Message.Index = 7
+	return m
+}
+
 // Append returns an append of n entries with size bytes of data each.
 func Append(region, toStore, toPeer uint64, n, size int) *raft_serverpb.RaftMessage {
 	m := Message(region, toStore, toPeer, eraftpb.MessageType_MsgAppend)
