@@ -198,3 +198,20 @@ func TestC10Up(t *testing.T) {
 		c.wantEdges(t, 0, 1) // the answer to the end of the stream brings headers
 	})
 }
+
+// C10: the end of what a removed store had doesn't leave the host in the belief
+// that the store is down, if it has come back.
+func TestC10RemovedStoreComesBackUp(t *testing.T) {
+	peer := rig.NewPeer(t, rig.PeerOptions{HeadersNow: true})
+	c := newPropClient(t, peer.Addr(), propStep(time.Hour))
+	for round := range 50 {
+		c.sendFlush(t, rig.Append(1, 2, 3, 1, 10))
+		peer.WaitMessages(t, round+1)
+		rig.Eventually(t, rig.WaitTimeout, func() bool {
+			status, _ := c.Store(2)
+			e := c.router.Events()
+			return status.State == raftmux.StoreUp && e.StoreUnreachable(2) == round && e[len(e)-1].Kind == rig.StoreUp
+		}, "round %d: it is up, and was told so last", round)
+		c.RemoveStore(2)
+	}
+}

@@ -17,10 +17,15 @@ import (
 // C8: a clearing reports each peer once, however many messages it had, and again
 // when the host says "not now".
 func TestC8OncePerClearing(t *testing.T) {
+	t.Run("taken", func(t *testing.T) { testC8OncePerClearing(t, 0) })
+	t.Run("not now", func(t *testing.T) { testC8OncePerClearing(t, 3) })
+}
+
+func testC8OncePerClearing(t *testing.T, refused int) {
 	c := newPropClient(t, "", propConnections(1))
 	release := c.resolver.Block(2)
 	c.resolver.FailOnce(2, errors.New("the resolver is away"))
-	c.router.Refuse(rig.Unreachable, 3)
+	c.router.Refuse(rig.Unreachable, refused)
 	for range 10 {
 		c.mustSend(t, rig.Append(1, 2, 3, 1, 10), rig.Ack(1, 2, 3), rig.Ack(1, 2, 4))
 	}
@@ -32,7 +37,7 @@ func TestC8OncePerClearing(t *testing.T) {
 		t.Error(err)
 	}
 	e := c.router.Events()
-	if e.Unreachable(1, 3) != 1 || e.Unreachable(1, 4) != 1 || e.Unreachable(2, 3) != 1 || e.Refused(rig.Unreachable) != 3 {
+	if e.Unreachable(1, 3) != 1 || e.Unreachable(1, 4) != 1 || e.Unreachable(2, 3) != 1 || e.Refused(rig.Unreachable) != refused {
 		t.Errorf("%+v", e)
 	}
 	if ledger := c.ledger(); ledger.Dropped["resolve"] != 31 {

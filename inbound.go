@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -40,6 +41,10 @@ type inbound struct {
 
 	delivering sync.Mutex // held while a batch is handed over
 	over       bool       // guarded by delivering
+
+	// The rest belongs to the reading goroutine.
+	highWater bool          // the host was above its high-water mark when the batch came
+	glance    *wire.Decoder // for a look at messages above the mark; nil below
 }
 
 // admit takes a stream in and starts to read it. A stream of a raftmux store
@@ -183,6 +188,7 @@ func (in *inbound) take(data []byte) error {
 	if in.over {
 		return status.Error(codes.Aborted, "raftmux: the stream is over")
 	}
+	in.look()
 	decoded, err := in.decode(data)
 	if err != nil {
 		in.receiver.Discard()
@@ -219,6 +225,10 @@ func (in *inbound) decode(data []byte) (decoded int, err error) {
 // taken, costs only itself.
 func (in *inbound) decodeOne(body []byte) (decoded int, err error) {
 	s := in.server
+	if in.highWater && in.isAppend(body) {
+		s.metrics.overloaded.add(1)
+		return 0, nil
+	}
 	envelope, err := in.receiver.Decode(body)
 	if errors.Is(err, ErrFiltered) {
 		s.metrics.filtered.add(1)
@@ -237,6 +247,36 @@ func (in *inbound) decodeOne(body []byte) (decoded int, err error) {
 		return 0, wire.WrongStore(envelope.ToStoreID, s.options.StoreID).Err()
 	}
 	return 1, nil
+}
+
+// look asks whether the host has room for the appends of the next batch.
+func (in *inbound) look() {
+	highWater := in.server.options.HighWater
+	in.highWater = highWater != nil && highWater()
+	switch {
+	case !in.highWater:
+		in.glance = nil // and its memory
+	case in.glance == nil:
+		in.glance = wire.NewDecoder(wire.DecoderOptions{Lent: true})
+	}
+}
+
+// isAppend says whether a message is an append for this store, and if so tells
+// the host that it is refused.
+func (in *inbound) isAppend(body []byte) bool {
+	defer in.glance.Reset()
+	message, err := in.glance.Decode(body)
+	if err != nil {
+		return false
+	}
+	envelope := envelopeOf(message)
+	if envelope.Type != eraftpb.MessageType_MsgAppend || envelope.ToStoreID != in.server.options.StoreID {
+		return false
+	}
+	if refused := in.server.options.AppendRefused; refused != nil {
+		refused(envelope)
+	}
+	return true
 }
 
 // kvReceiver is the Receiver of hosts that speak kvproto.

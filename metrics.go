@@ -5,6 +5,8 @@ import (
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/raftmux/raftmux/internal/queue"
 )
 
 // clientMetrics are a Client's counters. The names after the prefix, and the
@@ -12,6 +14,9 @@ import (
 type clientMetrics struct {
 	failures *prometheus.CounterVec
 	resolves *prometheus.CounterVec
+	waits    prometheus.Histogram
+	sizes    prometheus.Histogram
+	cuts     *prometheus.CounterVec
 	ledger   *ledgerCollector
 }
 
@@ -26,7 +31,28 @@ func newClientMetrics() *clientMetrics {
 			Name: "raftmux_server_resolve_store_total",
 			Help: "Look-ups of store addresses by outcome: success, failed, not_found, tombstone.",
 		}, []string{"type"}),
+		waits: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "raftmux_queue_wait_seconds",
+			Help:    "How long the first message of each batch had waited. Compare with raft-msg-max-age.",
+			Buckets: prometheus.ExponentialBuckets(50e-6, 4, 9), // 50 us to 3 s
+		}),
+		sizes: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "raftmux_batch_messages",
+			Help:    "Messages per batch. Compare with raft-msg-max-batch-size.",
+			Buckets: prometheus.ExponentialBuckets(1, 2, 9), // 1 to 256
+		}),
+		cuts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "raftmux_batch_cuts_total",
+			Help: "Why batches left when they did: drained (nothing more waited), messages or bytes (a limit was met).",
+		}, []string{"reason"}),
 	}
+}
+
+// Sent implements peer.Metrics.
+func (m *clientMetrics) Sent(batch queue.Batch) {
+	m.waits.Observe(batch.Waited.Seconds())
+	m.sizes.Observe(float64(batch.Messages))
+	m.cuts.WithLabelValues(batch.Cut.String()).Inc()
 }
 
 // Failed implements peer.Metrics.
@@ -40,7 +66,7 @@ func (m *clientMetrics) Resolved(outcome string) {
 }
 
 func (m *clientMetrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.failures, m.resolves, m.ledger}
+	return []prometheus.Collector{m.failures, m.resolves, m.waits, m.sizes, m.cuts, m.ledger}
 }
 
 func (m *clientMetrics) register(registerer prometheus.Registerer, stores func() []StoreStatus) error {
@@ -61,6 +87,7 @@ type ledgerCollector struct {
 	queuedBytes *prometheus.Desc
 	batches     *prometheus.Desc
 	held        *prometheus.Desc
+	oldest      *prometheus.Desc
 	state       *prometheus.Desc
 }
 
@@ -83,6 +110,8 @@ func newLedgerCollector(stores func() []StoreStatus) *ledgerCollector {
 		held: prometheus.NewDesc("raftmux_stream_held_bytes",
 			"Bytes of sent messages that gRPC has not let go of. A stream that holds some for long has a peer that doesn't read.",
 			labels, nil),
+		oldest: prometheus.NewDesc("raftmux_queue_oldest_seconds",
+			"How long the oldest message that waits has waited. Compare with raft-msg-max-age.", labels, nil),
 		state: prometheus.NewDesc("raftmux_store_state",
 			"1 for the state that the store is in: connecting, up, down, tombstone.", []string{"store_id", "state"}, nil),
 	}
@@ -90,7 +119,7 @@ func newLedgerCollector(stores func() []StoreStatus) *ledgerCollector {
 
 // Describe implements prometheus.Collector.
 func (l *ledgerCollector) Describe(descs chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{l.messages, l.bytes, l.queued, l.queuedBytes, l.batches, l.held, l.state} {
+	for _, desc := range []*prometheus.Desc{l.messages, l.bytes, l.queued, l.queuedBytes, l.batches, l.held, l.oldest, l.state} {
 		descs <- desc
 	}
 }
@@ -104,6 +133,7 @@ func (l *ledgerCollector) Collect(metrics chan<- prometheus.Metric) {
 			index := strconv.Itoa(c.Index)
 			l.collect(metrics, c.Ledger, c.Batches, id, c.Lane, index)
 			metrics <- prometheus.MustNewConstMetric(l.held, prometheus.GaugeValue, float64(c.HeldBytes), id, c.Lane, index)
+			metrics <- prometheus.MustNewConstMetric(l.oldest, prometheus.GaugeValue, c.OldestAge.Seconds(), id, c.Lane, index)
 		}
 		if store.Snapshots.Accepted > 0 {
 			l.collect(metrics, store.Snapshots, 0, id, "snapshot", "0")

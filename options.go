@@ -239,6 +239,14 @@ type ServerOptions struct {
 	LendMessages bool
 	// NewReceiver makes a Receiver for each stream, in place of Handler.
 	NewReceiver func() Receiver
+	// HighWater says whether the host is above its memory high-water mark. It is
+	// asked once per batch, by each stream's goroutine, and must not block. While
+	// it says so, appends are refused, and everything else passes: heartbeats and
+	// votes keep the leaders in office, and responses let memory go. Default never.
+	HighWater func() bool
+	// AppendRefused is told of each append that was refused for that reason, by
+	// the stream's goroutine; it must not block. Default nobody is.
+	AppendRefused func(Envelope)
 	// Registerer takes the metrics. Default none.
 	Registerer prometheus.Registerer
 	// Logger takes the log. Default none.

@@ -11,6 +11,7 @@ type serverMetrics struct {
 	batches, bytes      *counter
 	delivered, refused  *counter
 	malformed, filtered *counter
+	overloaded          *counter
 	wrongStore          *counter
 }
 
@@ -37,13 +38,15 @@ func newServerMetrics() *serverMetrics {
 		refused:   newCounter("raftmux_received_refused_total", "Messages that the host refused: unknown region, full mailbox."),
 		malformed: newCounter("raftmux_received_malformed_total", "Messages that could not be decoded or must not cross the network."),
 		filtered:  newCounter("raftmux_received_filtered_total", "Messages that a fault filter took. 0 unless faults are being injected."),
+		overloaded: newCounter("raftmux_received_overloaded_total",
+			"Appends refused because the host was above its memory high-water mark. Their senders send them again."),
 		wrongStore: newCounter("raftmux_received_wrong_store_total",
 			"Streams ended because they brought a message for another store. Compare with the addresses that the resolver gives."),
 	}
 }
 
 func (m *serverMetrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.batches, m.bytes, m.delivered, m.refused, m.malformed, m.filtered, m.wrongStore}
+	return []prometheus.Collector{m.batches, m.bytes, m.delivered, m.refused, m.malformed, m.filtered, m.overloaded, m.wrongStore}
 }
 
 func (m *serverMetrics) register(registerer prometheus.Registerer) error {
@@ -66,6 +69,8 @@ type ServerStats struct {
 	Malformed uint64
 	// Filtered messages were taken by a fault filter, see package faults.
 	Filtered uint64
+	// Overloaded appends were refused above the host's high-water mark.
+	Overloaded uint64
 	// WrongStore counts the streams that brought a message for another store.
 	WrongStore uint64
 }
@@ -84,6 +89,7 @@ func (s *Server) Stats() ServerStats {
 		Refused:    m.refused.value.Load(),
 		Malformed:  m.malformed.value.Load(),
 		Filtered:   m.filtered.value.Load(),
+		Overloaded: m.overloaded.value.Load(),
 		WrongStore: m.wrongStore.value.Load(),
 	}
 }

@@ -3,6 +3,7 @@ package raftmux
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/raftmux/raftmux/internal/peer"
 	"github.com/raftmux/raftmux/internal/queue"
@@ -67,6 +68,8 @@ type ConnectionStatus struct {
 	Connected bool
 	// Batches counts the writes to streams; Wakes the wake-ups that caused them.
 	Batches, Wakes uint64
+	// OldestAge is about how long the oldest message that is queued has waited.
+	OldestAge time.Duration
 	// HeldBytes are of messages that were sent and that gRPC has not let go of.
 	HeldBytes uint64
 	Ledger    Ledger
@@ -132,10 +135,18 @@ func statusOf(store *peer.Store) StoreStatus {
 			Batches:    c.Ledger.Batches,
 			Wakes:      c.Ledger.Wakes,
 			HeldBytes:  c.Ledger.LentBytes,
+			OldestAge:  age(c.Ledger.Oldest),
 			Ledger:     ledgerOf(c.Ledger),
 		})
 	}
 	return status
+}
+
+func age(since time.Time) time.Duration {
+	if since.IsZero() {
+		return 0
+	}
+	return time.Since(since)
 }
 
 func stateOf(status peer.Status) StoreState {

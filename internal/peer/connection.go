@@ -185,6 +185,7 @@ func (c *Connection) pump(g *generation) error {
 	for {
 		batch, ok := c.queue.Take(limits)
 		if ok {
+			c.store.options.Metrics.Sent(batch)
 			if err := g.send(batch); err != nil {
 				return err
 			}

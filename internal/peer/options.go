@@ -39,6 +39,8 @@ type Metrics interface {
 	Failed(reason string, storeID uint64, n int)
 	// Resolved counts a look-up: success, failed, not_found or tombstone.
 	Resolved(outcome string)
+	// Sent observes a batch that is handed to a stream.
+	Sent(batch queue.Batch)
 }
 
 // Options configures a Set and all its stores. All fields are mandatory, but

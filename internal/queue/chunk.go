@@ -66,10 +66,13 @@ func (c *chunk) room(frame int) bool {
 	return len(c.data)+frame <= cap(c.data)
 }
 
-// before says whether record i was accepted before t.
-func (c *chunk) before(i int, t time.Time) bool {
-	return c.since.Add(time.Duration(c.records[i].later) * time.Millisecond).Before(t)
+// accepted returns when the flush of record i began, to the millisecond.
+func (c *chunk) accepted(i int) time.Time {
+	return c.since.Add(time.Duration(c.records[i].later) * time.Millisecond)
 }
+
+// before says whether record i was accepted before t.
+func (c *chunk) before(i int, t time.Time) bool { return c.accepted(i).Before(t) }
 
 // merge appends the content of a small chunk that was flushed later, and
 // returns false if it can't.

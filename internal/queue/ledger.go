@@ -1,5 +1,7 @@
 package queue
 
+import "time"
+
 // Reason says why an accepted message was dropped. Its String is the metric label.
 type Reason uint8
 
@@ -84,6 +86,9 @@ type Ledger struct {
 	Sent, SentBytes uint64
 	// Queued counts the messages that wait now, staged ones among them.
 	Queued, QueuedBytes uint64
+	// Oldest is about when the message was accepted that waits for longest; zero
+	// if none does.
+	Oldest time.Time
 	// LentBytes counts the bytes of sent messages that gRPC has not let go of.
 	LentBytes uint64
 	// Dropped counts the accepted messages that were never sent.

@@ -113,6 +113,9 @@ func (q *Queue) Ledger() Ledger {
 }
 
 func (l *Ledger) count(c *chunk) {
+	if since := c.accepted(c.next); l.Oldest.IsZero() || since.Before(l.Oldest) {
+		l.Oldest = since
+	}
 	for i := c.next; i < len(c.records); i++ {
 		if !c.records[i].dropped {
 			l.Queued++

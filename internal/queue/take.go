@@ -25,6 +25,35 @@ type Batch struct {
 	Buffers  mem.BufferSlice
 	Messages int
 	Bytes    int
+	// Waited is how long ago the flush of the first message began.
+	Waited time.Duration
+	// Cut says why the batch holds no more.
+	Cut Cut
+}
+
+// Cut is why a batch left when it did.
+type Cut uint8
+
+// The reasons for which a batch ends.
+const (
+	// CutDrained: nothing more waited.
+	CutDrained Cut = iota
+	// CutMessages: it has as many messages as it may.
+	CutMessages
+	// CutBytes: the next message would have made it too large.
+	CutBytes
+)
+
+// String returns the metric label.
+func (c Cut) String() string {
+	switch c {
+	case CutMessages:
+		return "messages"
+	case CutBytes:
+		return "bytes"
+	default:
+		return "drained"
+	}
 }
 
 // Take removes the next batch and counts it as sent, so the caller must hand it
@@ -33,7 +62,7 @@ type Batch struct {
 func (q *Queue) Take(limits Limits) (Batch, bool) {
 	now := time.Now()
 	q.mu.Lock()
-	batch, expired := q.take(limits, now.Add(-limits.Age))
+	batch, expired := q.take(limits, now)
 	q.settleLocked(ReasonExpired, &expired)
 	q.mu.Unlock()
 	q.report(ReasonExpired, &expired)
@@ -49,8 +78,9 @@ func (q *Queue) Take(limits Limits) (Batch, bool) {
 }
 
 // take builds a batch from the front of the queue and drops what it meets there
-// and was accepted before oldest. The caller holds q.mu.
-func (q *Queue) take(limits Limits, oldest time.Time) (batch Batch, expired dropping) {
+// and has waited for too long. The caller holds q.mu.
+func (q *Queue) take(limits Limits, now time.Time) (batch Batch, expired dropping) {
+	oldest := now.Add(-limits.Age)
 	maxMessages, maxBytes := limits.Messages, limits.Bytes-wire.MaxObservedTimeSize
 	if limits.Bare {
 		maxMessages = 1
@@ -73,9 +103,14 @@ func (q *Queue) take(limits Limits, oldest time.Time) (batch Batch, expired drop
 				batch.add(c, from, to)
 				from, to = end, end
 				c.next++
-			case batch.Messages > 0 && (batch.Messages >= maxMessages || batch.Bytes+end-from > maxBytes):
-				full = true
+			case batch.Messages >= maxMessages:
+				full, batch.Cut = true, CutMessages
+			case batch.Messages > 0 && batch.Bytes+end-from > maxBytes:
+				full, batch.Cut = true, CutBytes
 			default:
+				if batch.Messages == 0 {
+					batch.Waited = now.Sub(c.accepted(c.next))
+				}
 				if limits.Bare {
 					from = end - int(r.body)
 				}
