@@ -3,6 +3,7 @@ package raftmux
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/raftmux/raftmux/internal/grpcstream"
@@ -26,6 +27,9 @@ type Client struct {
 	stores   *peer.Set
 	reporter *report.Reporter
 	metrics  *clientMetrics
+
+	tuningMu sync.Mutex
+	tuning   Tuning // as it is now
 }
 
 // NewClient returns a Client, or an *OptionError that names a field. It
@@ -43,6 +47,7 @@ func NewClient(options ClientOptions) (*Client, error) {
 		options:  options,
 		reporter: report.New(options.Router),
 		metrics:  metrics,
+		tuning:   options.tuning(),
 	}
 	c.stores = peer.NewSet(c.peerOptions())
 	if options.Registerer != nil {
@@ -76,14 +81,10 @@ func (c *Client) peerOptions() *peer.Options {
 		QueueMinimum:   connectionMinimum,
 		Budget:         queue.NewBudget(o.MemoryBudget),
 		Pool:           new(queue.Pool),
-		Limits: queue.Limits{
-			Messages: o.MaxBatchMessages,
-			Bytes:    o.MaxBatchBytes,
-			Age:      o.MaxMessageAge,
-		},
-		BackoffStep:  o.BackoffStep,
-		StallTimeout: o.SendStallTimeout,
-		Transport:    o.transport,
+		Limits:         o.tuning().limits(),
+		BackoffStep:    o.BackoffStep,
+		StallTimeout:   o.SendStallTimeout,
+		Transport:      o.transport,
 	}
 }
 
@@ -126,6 +127,25 @@ func (c *Client) ReviveStore(storeID uint64) { c.stores.Revive(storeID) }
 // SetAllowlist pauses every store that is not listed: Send refuses messages to
 // it with ErrPaused. What is queued already still leaves. Nil lifts the list.
 func (c *Client) SetAllowlist(storeIDs []uint64) { c.stores.SetAllowlist(storeIDs) }
+
+// Tune changes how batches are cut, from the next one on. Fields that are zero
+// stay as they are. The error is an *OptionError, and nothing has changed then.
+func (c *Client) Tune(tuning Tuning) error {
+	c.tuningMu.Lock()
+	defer c.tuningMu.Unlock()
+	changed := c.options
+	changed.MaxBatchMessages, changed.MaxBatchBytes, changed.MaxMessageAge =
+		c.tuning.MaxBatchMessages, c.tuning.MaxBatchBytes, c.tuning.MaxMessageAge
+	override(&changed.MaxBatchMessages, tuning.MaxBatchMessages)
+	override(&changed.MaxBatchBytes, tuning.MaxBatchBytes)
+	override(&changed.MaxMessageAge, tuning.MaxMessageAge)
+	if err := changed.validate(); err != nil {
+		return err
+	}
+	c.tuning = changed.tuning()
+	c.stores.SetLimits(c.tuning.limits())
+	return nil
+}
 
 // Close ends the Client. Messages that were flushed are sent until ctx ends;
 // what was not flushed, and what remains, is dropped and reported. Snapshots

@@ -14,7 +14,8 @@ var (
 	ErrDisconnected = errors.New("disconnected")
 	// ErrPaused means that the store is not in the allowlist; see Client.SetAllowlist.
 	ErrPaused = errors.New("store is paused")
-	// ErrFiltered means that the Filter of ClientOptions took the message.
+	// ErrFiltered means that the Filter of ClientOptions took the message. A
+	// Receiver's error that wraps it means that a filter took what was received.
 	ErrFiltered = errors.New("filtered")
 	// ErrTooLarge means that the message exceeds ClientOptions.MaxMessageSize.
 	ErrTooLarge = errors.New("message is too large")

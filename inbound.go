@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/raftmux/raftmux/internal/mutant"
 	"github.com/raftmux/raftmux/internal/wire"
 )
 
@@ -237,9 +238,12 @@ func (in *inbound) decodeOne(body []byte) (decoded int, err error) {
 	if err != nil {
 		s.metrics.malformed.add(1)
 		s.options.Logger.Debug("malformed message dropped", "source_store_id", in.key.storeID, "err", err)
+		if mutant.Active == mutant.C20 { // it ends the stream
+			return 0, status.Error(codes.InvalidArgument, err.Error())
+		}
 		return 0, nil
 	}
-	if envelope.ToStoreID != s.options.StoreID {
+	if envelope.ToStoreID != s.options.StoreID && mutant.Active != mutant.C16 {
 		s.metrics.wrongStore.add(1)
 		s.options.Logger.Warn("message for another store ends the stream",
 			"store_id", s.options.StoreID, "to_store_id", envelope.ToStoreID,
@@ -273,7 +277,7 @@ func (in *inbound) isAppend(body []byte) bool {
 	if envelope.Type != eraftpb.MessageType_MsgAppend || envelope.ToStoreID != in.server.options.StoreID {
 		return false
 	}
-	if refused := in.server.options.AppendRefused; refused != nil {
+	if refused := in.server.options.AppendRefused; refused != nil && mutant.Active != mutant.C21 {
 		refused(envelope)
 	}
 	return true

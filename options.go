@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/raftmux/raftmux/internal/peer"
+	"github.com/raftmux/raftmux/internal/queue"
 )
 
 // Defaults of ClientOptions.
@@ -124,6 +125,22 @@ type ClientOptions struct {
 	transport peer.Transport // in place of gRPC, for benchmarks of what is above it
 }
 
+// Tuning is the part of ClientOptions that may change while a Client runs; see
+// there for the fields.
+type Tuning struct {
+	MaxBatchMessages int
+	MaxBatchBytes    int
+	MaxMessageAge    time.Duration
+}
+
+func (o ClientOptions) tuning() Tuning {
+	return Tuning{MaxBatchMessages: o.MaxBatchMessages, MaxBatchBytes: o.MaxBatchBytes, MaxMessageAge: o.MaxMessageAge}
+}
+
+func (t Tuning) limits() queue.Limits {
+	return queue.Limits{Messages: t.MaxBatchMessages, Bytes: t.MaxBatchBytes, Age: t.MaxMessageAge}
+}
+
 // Hooks let the tests of a host break things at chosen points. They are safe to
 // set in production builds, where they cost nothing while they are nil. Each may
 // be called from several goroutines at once.
@@ -167,6 +184,12 @@ func (o ClientOptions) withDefaults() ClientOptions {
 // minBudgetMessages is how many of the largest messages the budget must have
 // room for, so that one queue, which gets a third, can hold one.
 const minBudgetMessages = 4
+
+func override[T int | time.Duration](field *T, value T) {
+	if value != 0 {
+		*field = value
+	}
+}
 
 func setDefault[T int | time.Duration](field *T, value T) {
 	if *field == 0 {

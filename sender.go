@@ -8,6 +8,7 @@ import (
 	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 
+	"github.com/raftmux/raftmux/internal/mutant"
 	"github.com/raftmux/raftmux/internal/peer"
 	"github.com/raftmux/raftmux/internal/queue"
 	"github.com/raftmux/raftmux/internal/report"
@@ -105,6 +106,8 @@ func (s *Sender) send(envelope Envelope, encoder Encoder, size int) error {
 	switch {
 	case r.store.Tombstone():
 		return ErrDisconnected
+	case r.store.Paused() && mutant.Active == mutant.C2: // the wrong reason
+		return ErrFull
 	case r.store.Paused():
 		return ErrPaused
 	case envelope.Type == eraftpb.MessageType_MsgSnapshot:

@@ -71,8 +71,7 @@ func NewServer(options ServerOptions) (*Server, error) {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}
 	if handler := options.Handler; handler != nil {
-		lend := options.LendMessages
-		options.NewReceiver = func() Receiver { return newKVReceiver(handler, lend) }
+		options.NewReceiver = HandlerReceiver(handler, options.LendMessages)
 	}
 	s := &Server{
 		options: options,

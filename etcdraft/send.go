@@ -52,22 +52,24 @@ type Node interface {
 // Sender sends the messages of etcd's raft by a *raftmux.Sender. Like that, it
 // is one worker's and not for concurrent use.
 type Sender struct {
-	sender  muxSender
+	sender  MuxSender
 	encoder encoder
 	// unreachable are the peers that this SendAll has reported.
 	unreachable []uint64
 }
 
-// muxSender is what a *raftmux.Sender is used for.
-type muxSender interface {
+// MuxSender is what a *raftmux.Sender, or a *faults.Sender, is used for.
+type MuxSender interface {
+	// SendEncoded, Flush, NeedFlush and Close are those of raftmux.Sender.
 	SendEncoded(envelope raftmux.Envelope, encoder raftmux.Encoder) error
 	Flush()
 	NeedFlush() bool
 	Close()
 }
 
-// NewSender returns a Sender on one worker's handle on the Client.
-func NewSender(sender *raftmux.Sender) *Sender { return &Sender{sender: sender} }
+// NewSender returns a Sender on one worker's handle on the Client, which is a
+// *raftmux.Sender as a rule.
+func NewSender(sender MuxSender) *Sender { return &Sender{sender: sender} }
 
 // Send checks a message and hands it to raftmux, encoded: when Send returns, the
 // caller may do with it what it likes. It never blocks. An error says that the

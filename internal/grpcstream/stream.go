@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/raftmux/raftmux/internal/mutant"
 	"github.com/raftmux/raftmux/internal/peer"
 	"github.com/raftmux/raftmux/internal/queue"
 	"github.com/raftmux/raftmux/internal/wire"
@@ -25,12 +26,16 @@ func (l *link) Open(ctx context.Context, kind peer.Kind, id wire.StreamID) (peer
 	if kind == peer.Raft {
 		method = wire.RaftMethod
 	}
-	ctx, cancel := context.WithCancel(metadata.NewOutgoingContext(ctx, metadata.Pairs(
+	md := metadata.Pairs(
 		wire.SourceStoreKey, strconv.FormatUint(l.storeID, 10),
 		wire.VersionKey, wire.Version,
 		wire.CapabilitiesKey, "",
 		wire.StreamKey, id.String(),
-	)))
+	)
+	if mutant.Active == mutant.C23 { // who sends is left out
+		md.Delete(wire.SourceStoreKey)
+	}
+	ctx, cancel := context.WithCancel(metadata.NewOutgoingContext(ctx, md))
 	inner, err := l.client.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, method,
 		grpc.ForceCodecV2(wire.Codec{}),
 		// Without this gRPC keeps what was sent, to replay it on a transport of

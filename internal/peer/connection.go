@@ -178,11 +178,11 @@ func (c *Connection) live(g *generation) error {
 // pump hands batches to the stream until it ends, and says why it did. There is
 // no timer: while one batch is on its way the next fills up.
 func (c *Connection) pump(g *generation) error {
-	limits := c.store.options.Limits
-	limits.Bare = g.kind == Raft
 	closing := c.store.set.closing
 	finishing := false
 	for {
+		limits := *c.store.set.limits.Load()
+		limits.Bare = g.kind == Raft
 		batch, ok := c.queue.Take(limits)
 		if ok {
 			c.store.options.Metrics.Sent(batch)

@@ -64,7 +64,7 @@ type Options struct {
 	QueueMinimum  int // per connection, what it may hold whatever the Budget says
 	Budget        *queue.Budget
 	Pool          *queue.Pool
-	Limits        queue.Limits
+	Limits        queue.Limits // until SetLimits
 
 	Transport    Transport
 	BackoffStep  time.Duration

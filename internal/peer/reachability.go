@@ -1,6 +1,10 @@
 package peer
 
-import "time"
+import (
+	"time"
+
+	"github.com/raftmux/raftmux/internal/mutant"
+)
 
 // reachability is whether a store can be reached, and what the host was told of
 // it. Guarded by Store.mu.
@@ -70,7 +74,7 @@ func (s *Set) reaffirm(old *Store) {
 func (s *Store) unreached() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.reach.up == 0 && s.reach.told != toldDown {
+	if s.reach.up == 0 && (s.reach.told != toldDown || mutant.Active == mutant.C10) {
 		s.downEdge()
 	}
 }

@@ -2,8 +2,11 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/raftmux/raftmux/internal/mutant"
 )
 
 // lookups is what a store knows of its address. Guarded by Store.mu.
@@ -64,6 +67,11 @@ func (s *Store) lookup(used uint64, since time.Time) *lookup {
 	s.lookups.count++
 	l := &lookup{number: s.lookups.count, started: time.Now(), done: make(chan struct{})}
 	stale := s.lookups.stale
+	if old := s.lookups.latest; mutant.Active == mutant.C14 && old != nil && old.err == nil { // the address is remembered
+		l.address, s.lookups.latest = old.address, l
+		close(l.done)
+		return l
+	}
 	// The caller is a goroutine that Close waits for, so one more may be added.
 	s.set.running.Go(func() {
 		defer close(l.done)
@@ -92,6 +100,9 @@ func (s *Store) ask(stale string) (string, error) {
 	case o.IsTombstone(err):
 		o.Metrics.Resolved("tombstone")
 		s.options.Logger.Info("store is a tombstone", "store_id", s.id)
+		if mutant.Active == mutant.C13 { // that it is one is lost on the way
+			err = errors.New(err.Error())
+		}
 	case o.IsNotFound(err):
 		o.Metrics.Resolved("not_found")
 		s.warn("store is not found", err, "")

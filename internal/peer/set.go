@@ -21,6 +21,7 @@ type Set struct {
 	// streams numbers the streams to all stores, so that a store that was removed
 	// and came back has newer ones than before.
 	streams atomic.Uint64
+	limits  atomic.Pointer[queue.Limits] // for the next batch
 
 	mu        sync.Mutex
 	stores    map[uint64]*Store
@@ -31,7 +32,7 @@ type Set struct {
 // NewSet returns an empty set. The options must not change afterwards.
 func NewSet(options *Options) *Set {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Set{
+	s := &Set{
 		options: options,
 		ctx:     ctx,
 		cancel:  cancel,
@@ -39,7 +40,12 @@ func NewSet(options *Options) *Set {
 		slots:   make(chan struct{}, options.MaxSnapshots),
 		stores:  make(map[uint64]*Store),
 	}
+	s.SetLimits(options.Limits)
+	return s
 }
+
+// SetLimits changes the limits of batches, from the next one on.
+func (s *Set) SetLimits(limits queue.Limits) { s.limits.Store(&limits) }
 
 // Store returns the store with this id, and makes it if there is none. It fails
 // with ErrDisconnected after Close. A tombstone is returned like any other.

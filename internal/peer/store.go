@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/raftmux/raftmux/internal/mutant"
 	"github.com/raftmux/raftmux/internal/queue"
 	"github.com/raftmux/raftmux/internal/report"
 )
@@ -152,6 +153,9 @@ func (s *Store) seal() {
 	s.mu.Unlock()
 	for _, c := range connections {
 		c.queue.DropStaged(queue.ReasonClosing)
+		if mutant.Active == mutant.C24 { // what was flushed goes the same way
+			c.queue.Clear(queue.ReasonClosing)
+		}
 		c.queue.Seal()
 		// The queue is looked at first: a connection that is not open then never
 		// had anything to send.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/raftmux/raftmux/internal/mutant"
 	"github.com/raftmux/raftmux/internal/queue"
 	"github.com/raftmux/raftmux/internal/wire"
 )
@@ -65,7 +66,12 @@ const (
 )
 
 // chain returns the order in which the kinds are tried.
-func chain() [2]Kind { return [...]Kind{BatchRaft, Raft} }
+func chain() [2]Kind {
+	if mutant.Active == mutant.C12 { // nobody falls back
+		return [...]Kind{BatchRaft, BatchRaft}
+	}
+	return [...]Kind{BatchRaft, Raft}
+}
 
 // errFinished means that the peer has read everything and said so.
 var errFinished = errors.New("finished")

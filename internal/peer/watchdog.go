@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/raftmux/raftmux/internal/mutant"
 )
 
 const (
@@ -56,6 +58,9 @@ func (w *watchdog) look() {
 	now := time.Now()
 	if bytes == 0 || returned != w.returned {
 		w.returned, w.since = returned, now
+	}
+	if mutant.Active == mutant.C15 { // it never barks
+		w.since = now
 	}
 	allowed := w.timeout + time.Duration(bytes)*time.Second/slowest
 	if idle := now.Sub(w.since); idle >= allowed {

@@ -1,6 +1,9 @@
 package queue
 
-import "github.com/raftmux/raftmux/internal/report"
+import (
+	"github.com/raftmux/raftmux/internal/mutant"
+	"github.com/raftmux/raftmux/internal/report"
+)
 
 // dropping collects what one clearing drops.
 type dropping struct {
@@ -17,16 +20,22 @@ func (d *dropping) add(r *record) {
 	if d.seen == nil {
 		d.seen = make(map[report.Peer]struct{})
 	}
-	if _, ok := d.seen[peer]; ok {
+	key := peer
+	if mutant.Active == mutant.C8 { // one report for all peers of a region
+		key.PeerID = 0
+	}
+	if _, ok := d.seen[key]; ok {
 		return
 	}
-	d.seen[peer] = struct{}{}
+	d.seen[key] = struct{}{}
 	d.peers = append(d.peers, peer)
 }
 
 // Clear drops all that waits, staged messages included, and returns their number.
 func (q *Queue) Clear(reason Reason) int {
-	q.eachStage(func(s *Stage) { s.handOver(false) })
+	if mutant.Active != mutant.C4 { // what is staged is seized, too
+		q.eachStage(func(s *Stage) { s.handOver(false) })
+	}
 	return q.clear(reason)
 }
 
@@ -69,6 +78,9 @@ func (q *Queue) DropStaged(reason Reason) int {
 // DropVolatile drops the waiting messages, staged ones included, of the kinds
 // that don't survive a broken stream.
 func (q *Queue) DropVolatile() int {
+	if mutant.Active == mutant.C6 { // votes and heartbeats wait for the next stream
+		return 0
+	}
 	q.eachStage(func(s *Stage) { s.handOver(false) })
 	var drop dropping
 	q.mu.Lock()

@@ -10,7 +10,9 @@ package queue
 import (
 	"errors"
 	"sync"
+	"time"
 
+	"github.com/raftmux/raftmux/internal/mutant"
 	"github.com/raftmux/raftmux/internal/report"
 )
 
@@ -157,6 +159,9 @@ func (q *Queue) push(c *chunk, wake bool) {
 		if !merged {
 			q.chunks = append(q.chunks, c)
 		}
+		if mutant.Active == mutant.C5 && !merged { // what comes last leaves first
+			q.chunks = append([]*chunk{c}, q.chunks[:len(q.chunks)-1]...)
+		}
 	}
 	if wake {
 		q.ledger.Wakes++
@@ -171,6 +176,9 @@ func (q *Queue) push(c *chunk, wake bool) {
 }
 
 func (q *Queue) notify() {
+	if mutant.Active == mutant.C19 { // each flush looks again when its messages are old
+		go time.Sleep(time.Second)
+	}
 	select {
 	case q.wake <- struct{}{}:
 	default:

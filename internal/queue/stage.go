@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/raftmux/raftmux/internal/mutant"
 	"github.com/raftmux/raftmux/internal/wire"
 )
 
@@ -70,6 +71,9 @@ func (s *Stage) Push(message Message, encoder Encoder) error {
 	}
 	if !q.load.reserve(message.Size, most, q.options.Bytes) {
 		s.handOver(true)
+		if mutant.Active == mutant.C1 { // back-pressure: the consumer is given time to make room
+			time.Sleep(100 * time.Millisecond)
+		}
 		return ErrFull
 	}
 	// The chunk learns of the message only when it is whole, so an encoder that
@@ -97,7 +101,7 @@ func (s *Stage) Push(message Message, encoder Encoder) error {
 	if len(data) != len(c.data)+frame {
 		return ErrEncoder
 	}
-	if cap(data) != cap(c.data) { // the encoder went to memory of its own
+	if mutant.Active != mutant.C3 && cap(data) != cap(c.data) { // the encoder went to memory of its own
 		data = append(c.data, data[len(c.data):]...)
 	}
 	c.data = data

@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/grpc/mem"
 
+	"github.com/raftmux/raftmux/internal/mutant"
 	"github.com/raftmux/raftmux/internal/wire"
 )
 
@@ -82,6 +83,9 @@ func (q *Queue) Take(limits Limits) (Batch, bool) {
 func (q *Queue) take(limits Limits, now time.Time) (batch Batch, expired dropping) {
 	oldest := now.Add(-limits.Age)
 	maxMessages, maxBytes := limits.Messages, limits.Bytes-wire.MaxObservedTimeSize
+	if mutant.Active == mutant.C18 { // what Take adds at the end is forgotten
+		maxBytes = limits.Bytes
+	}
 	if limits.Bare {
 		maxMessages = 1
 	}
@@ -134,6 +138,9 @@ func (q *Queue) take(limits Limits, now time.Time) (batch Batch, expired droppin
 	q.load.release(batch.Messages, 0) // the bytes follow when gRPC lets go of them
 	if batch.Messages > 0 {
 		q.ledger.Sent += uint64(batch.Messages)
+		if mutant.Active == mutant.C7 { // what expired on the way is counted as sent, too
+			q.ledger.Sent += uint64(expired.messages)
+		}
 		q.ledger.SentBytes += uint64(bodies)
 		q.ledger.Batches++
 	}

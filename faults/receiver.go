@@ -1,0 +1,151 @@
+package faults
+
+import (
+	"bytes"
+	"sync"
+	"time"
+
+	"github.com/raftmux/raftmux"
+	"github.com/raftmux/raftmux/internal/wire"
+)
+
+// Receiver wraps what makes receivers, for raftmux.ServerOptions.NewReceiver: the
+// messages of each stream meet the rules before next's receivers get them. Wrap a
+// raftmux.Handler by raftmux.HandlerReceiver.
+//
+// A dropped message is refused with an error that wraps raftmux.ErrFiltered, by
+// which the Server counts it. One that waits counts as taken there; whether the
+// host took it in the end is in Stats. It is handed over by one more of next's
+// receivers, on the Rules' goroutine, as if by one more stream. Until Close has
+// returned it may come even after the Server's Close, or from a stream that has ended.
+//
+// Messages that are malformed pass, for next to refuse. While there are no rules,
+// the price is one atomic load per message.
+func (r *Rules) Receiver(next func() raftmux.Receiver) func() raftmux.Receiver {
+	late := &lateReceiver{stats: &r.stats, inner: sync.OnceValue(next)}
+	return func() raftmux.Receiver {
+		return &receiver{rules: r, late: late, inner: next()}
+	}
+}
+
+// receiver is one stream's.
+type receiver struct {
+	rules  *Rules
+	late   *lateReceiver
+	inner  raftmux.Receiver
+	reader *wire.Decoder // for a look at messages; nil until there are rules
+	held   []held        // of the batch under way; room for them is reserved
+	passed int           // messages of the batch that inner has
+}
+
+// Decode implements raftmux.Receiver.
+func (r *receiver) Decode(message []byte) (raftmux.Envelope, error) {
+	rules := r.rules.load()
+	if rules == nil {
+		r.reader = nil // and its memory
+		return r.pass(message, 0)
+	}
+	envelope, ok := r.read(message)
+	if !ok {
+		return r.pass(message, 0)
+	}
+	fate := r.rules.decide(rules, OnReceive, &envelope, Action.all)
+	if fate.cut != nil {
+		r.rules.stats.dropped.Add(1)
+		return envelope, fate.cut.refused
+	}
+	if fate.delay == 0 || !r.rules.waiting.reserve(len(message)) {
+		return r.pass(message, fate.copies)
+	}
+	r.rules.stats.duplicated.Add(uint64(fate.copies))
+	r.held = append(r.held, held{
+		due:      time.Now().Add(fate.delay),
+		envelope: envelope,
+		message:  bytes.Clone(message),
+		copies:   fate.copies,
+		outlet:   r.late,
+	})
+	return envelope, nil
+}
+
+// pass hands a message to the inner receiver, and copies behind it.
+func (r *receiver) pass(message []byte, copies int) (raftmux.Envelope, error) {
+	envelope, err := r.inner.Decode(message)
+	if err != nil {
+		return envelope, err
+	}
+	r.passed++
+	for range copies {
+		if _, err := r.inner.Decode(message); err == nil {
+			r.rules.stats.duplicated.Add(1)
+		}
+	}
+	return envelope, nil
+}
+
+// read looks at a message's envelope.
+func (r *receiver) read(message []byte) (raftmux.Envelope, bool) {
+	if r.reader == nil {
+		r.reader = wire.NewDecoder(wire.DecoderOptions{Lent: true})
+	}
+	defer r.reader.Reset()
+	m, err := r.reader.Decode(message)
+	if err != nil {
+		return raftmux.Envelope{}, false
+	}
+	return raftmux.EnvelopeOf(m), true
+}
+
+// Deliver implements raftmux.Receiver. Of messages that came twice, no more are
+// said to be refused than the Server knows of.
+func (r *receiver) Deliver() (refused int) {
+	refused = min(r.inner.Deliver(), r.passed)
+	if len(r.held) > 0 && !r.rules.waiting.add(r.held...) {
+		r.rules.stats.waited.Add(uint64(len(r.held)))
+		r.rules.stats.lost.Add(uint64(len(r.held)))
+	}
+	r.forget()
+	return refused
+}
+
+// Discard implements raftmux.Receiver.
+func (r *receiver) Discard() {
+	r.inner.Discard()
+	r.rules.waiting.release(r.held)
+	r.forget()
+}
+
+func (r *receiver) forget() {
+	clear(r.held)
+	r.held = r.held[:0]
+	r.passed = 0
+}
+
+// lateReceiver hands over what has waited, of all streams of one Server.
+type lateReceiver struct {
+	stats *counters
+	inner func() raftmux.Receiver // always the same one
+	taken uint64                  // messages that inner has
+}
+
+func (l *lateReceiver) take(h held) {
+	for i := range 1 + h.copies {
+		_, err := l.inner().Decode(h.message)
+		switch {
+		case i > 0:
+		case err != nil:
+			l.stats.refused.Add(1)
+		default:
+			l.taken++
+		}
+	}
+}
+
+func (l *lateReceiver) lose(held) {}
+
+func (l *lateReceiver) flush(bool) {
+	refused := min(uint64(l.inner().Deliver()), l.taken)
+	l.stats.refused.Add(refused)
+	l.stats.delivered.Add(l.taken - refused)
+	l.taken = 0
+}
