@@ -254,6 +254,17 @@ func TestC5OrderAcrossGenerations(t *testing.T) {
 	proxy := rig.NewProxy(t, server.address)
 	c := newPropClient(t, proxy.Addr(), propStep(time.Millisecond), propConnections(2))
 	index := uint64(0)
+	// What waits may be lost with a connection, so something is sent until
+	// something comes.
+	awaitMore := func() {
+		before := len(server.received())
+		rig.Eventually(t, rig.WaitTimeout, func() bool {
+			index++
+			_ = c.sender.Send(rig.Index(rig.Append(index%7+1, 2, 3, 1, 300), index))
+			c.sender.Flush()
+			return len(server.received()) > before
+		}, "it is connected")
+	}
 	for range 10 {
 		for range 300 {
 			index++
@@ -264,15 +275,9 @@ func TestC5OrderAcrossGenerations(t *testing.T) {
 				c.sender.Flush()
 			}
 		}
-		server.wait(t, len(server.received())+1)
+		awaitMore()
 		proxy.Cut()
-		before := len(server.received())
-		rig.Eventually(t, rig.WaitTimeout, func() bool {
-			index++
-			_ = c.sender.Send(rig.Index(rig.Append(index%7+1, 2, 3, 1, 300), index))
-			c.sender.Flush()
-			return len(server.received()) > before
-		}, "it is connected again")
+		awaitMore()
 	}
 	_ = c.close(rig.WaitTimeout)
 	last := make(map[uint64]uint64)

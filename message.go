@@ -83,9 +83,15 @@ func isLocal(t eraftpb.MessageType) bool {
 // overtake what is in the data lane, which etcd's raft and TiKV's take well:
 //
 //   - A heartbeat commits no more than what its receiver has acknowledged, so it
-//     never speaks of entries that are still on their way.
+//     never speaks of entries that are still on their way. But a commit that
+//     overtakes an append which begins before it makes the receiver discard that
+//     append: while a leader probes, over a data lane with a round trip of several
+//     heartbeats, five times the payload may be sent again for as long as that
+//     lasts. Hosts avoid it by etcdraft.Guard, which holds such commits back.
 //   - A heartbeat's response that overtakes an append's makes a leader that
-//     probes send its probe once more.
+//     probes send its probe once more, at most one per heartbeat. To keep the
+//     responses with the data gains nothing: what is dear is the heartbeat's
+//     commit (BenchmarkHeartbeatResponsesPassAppends in internal/loop).
 //   - A vote or a pre-vote speaks of the sender's log as it is. One that overtakes
 //     an append ends a term in which that append no longer counts.
 //

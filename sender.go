@@ -85,7 +85,7 @@ func (s *Sender) SendEncoded(envelope Envelope, encoder Encoder) error {
 		return s.refuse(envelope, ErrTooLarge, fmt.Sprintf("%d bytes, the limit is %d", size, limit))
 	}
 	err := s.send(envelope, encoder, size)
-	if errors.Is(err, ErrDisconnected) {
+	if errors.Is(err, ErrDisconnected) && !s.buried(envelope.ToStoreID) {
 		// The store may have been removed since this Sender used it, or revived.
 		// A second time it is so.
 		s.forget(envelope.ToStoreID)
@@ -194,6 +194,13 @@ func (s *Sender) Close() {
 		s.forget(storeID)
 	}
 	s.closed = true
+}
+
+// buried says whether a store is known for a tombstone, which then is refused
+// without a look at what all Senders share.
+func (s *Sender) buried(storeID uint64) bool {
+	r := s.routes[storeID]
+	return r != nil && r.store.Tombstone() && !r.store.Revived()
 }
 
 func (s *Sender) route(storeID uint64) (*route, error) {

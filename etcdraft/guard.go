@@ -7,6 +7,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 )
 
 // ErrReadyFirst is what Guard.Check returns for a message of which it can't tell
@@ -62,7 +63,7 @@ type Status interface {
 //	ready := node.Ready()
 //	guard.Observe(ready)
 //
-// It is as little for concurrent use as the node. It takes five words.
+// It is as little for concurrent use as the node. It takes six words.
 type Guard struct {
 	id uint64
 	// last is the end of the log as of the last Ready, and floor the least that
@@ -71,6 +72,8 @@ type Guard struct {
 	// reads is the greatest context of the heartbeats that were sent in
 	// readsTerm, which numbers the reads that wait for them.
 	reads, readsTerm uint64
+	// appended says whether an append came since the last heartbeat.
+	appended bool
 }
 
 // NewGuard returns a Guard for the node of a peer whose log ends at lastIndex.
@@ -109,6 +112,13 @@ func (g *Guard) Observe(ready raft.Ready) {
 //
 // The error is a *CheckError or ErrReadyFirst. Call Check right before Step: it
 // assumes that what it passes is stepped.
+//
+// Check also takes out of a heartbeat what it newly commits, if an append came
+// since the last one. Heartbeats travel in a lane of their own and may overtake
+// appends; one that so commits past an append that is on its way makes Raft
+// discard that append, and the leader probe again, for as long as appends are
+// slow. Nothing is lost: appends say what is committed, too, and so does the
+// first heartbeat after the last of them.
 func (g *Guard) Check(node Status, message *raftpb.Message) error {
 	if message.GetTo() != g.id {
 		return refuse(message, fmt.Sprintf("is not to peer %d", g.id))
@@ -117,7 +127,13 @@ func (g *Guard) Check(node Status, message *raftpb.Message) error {
 		return err
 	}
 	switch message.GetType() {
+	case raftpb.MsgHeartbeat:
+		if g.appended {
+			message.Commit = proto.Uint64(min(message.GetCommit(), node.BasicStatus().GetCommit()))
+		}
+		g.appended = false
 	case raftpb.MsgApp:
+		g.appended = true
 		// It may cut the log off, though not below its own end.
 		if n := uint64(len(message.Entries)); n > 0 {
 			g.floor = min(g.floor, message.GetIndex()+n)

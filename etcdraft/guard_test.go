@@ -263,3 +263,31 @@ func act(random *rand.Rand, n *node) {
 		n.ReportUnreachable(1 + random.Uint64N(4))
 	}
 }
+
+// A heartbeat that may have overtaken appends commits nothing new; the next one
+// does, and so does one that overtakes nothing.
+func TestGuardHoldsCommitBack(t *testing.T) {
+	heartbeat := func(commit uint64) *raftpb.Message {
+		return msg(raftpb.MsgHeartbeat, 2, 1, func(m *raftpb.Message) { m.Commit = proto.Uint64(commit) })
+	}
+	n := newNode(1, false) // it has 10 entries and knows that 8 are committed
+	for i, step := range []struct {
+		message *raftpb.Message
+		commit  uint64
+	}{
+		{heartbeat(9), 9},
+		{msg(raftpb.MsgApp, 2, 1, func(m *raftpb.Message) {
+			m.Index, m.LogTerm, m.Commit = proto.Uint64(10), proto.Uint64(2), proto.Uint64(9)
+			m.Entries = []*raftpb.Entry{{Index: proto.Uint64(11), Term: proto.Uint64(2)}}
+		}), 9},
+		{heartbeat(10), 9},
+		{heartbeat(10), 10},
+	} {
+		if err := n.take(step.message); err != nil {
+			t.Fatal(err)
+		}
+		if commit := n.BasicStatus().GetCommit(); commit != step.commit {
+			t.Errorf("step %d: committed %d, want %d", i, commit, step.commit)
+		}
+	}
+}

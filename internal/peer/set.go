@@ -92,6 +92,9 @@ func (s *Set) Remove(id uint64) {
 	s.mu.Lock()
 	store := s.stores[id]
 	delete(s.stores, id)
+	if store != nil {
+		store.revived.Store(true)
+	}
 	s.mu.Unlock()
 	if store != nil {
 		store.end(queue.ReasonRemoved)
@@ -103,6 +106,7 @@ func (s *Set) Revive(id uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if store := s.stores[id]; store != nil && store.Tombstone() {
+		store.revived.Store(true)
 		delete(s.stores, id)
 	}
 }

@@ -20,6 +20,7 @@ type Store struct {
 	cancel  context.CancelFunc
 
 	tombstone atomic.Bool
+	revived   atomic.Bool // as another Store
 	paused    atomic.Bool
 
 	mu          sync.Mutex
@@ -50,6 +51,9 @@ func (s *Store) ID() uint64 { return s.id }
 
 // Tombstone says whether the store is gone for ever.
 func (s *Store) Tombstone() bool { return s.tombstone.Load() }
+
+// Revived says whether a tombstone's id lives again, as another Store.
+func (s *Store) Revived() bool { return s.revived.Load() }
 
 // Paused says whether the allowlist leaves the store out.
 func (s *Store) Paused() bool { return s.paused.Load() }

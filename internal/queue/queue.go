@@ -177,7 +177,7 @@ func (q *Queue) push(c *chunk, wake bool) {
 
 func (q *Queue) notify() {
 	if mutant.Active == mutant.C19 { // each flush looks again when its messages are old
-		go time.Sleep(time.Second)
+		go time.Sleep(3 * time.Second)
 	}
 	select {
 	case q.wake <- struct{}{}:

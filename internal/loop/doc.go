@@ -1,0 +1,5 @@
+// Package loop has no code of its own. Its tests put Raft in the loop: stores
+// with a thousand groups of go.etcd.io/raft each, in one process, that reach each
+// other by raftmux alone, through proxies that break. They also measure, in
+// memory, what the choice of lanes costs Raft.
+package loop
