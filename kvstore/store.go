@@ -12,6 +12,7 @@ import (
 
 	"github.com/raftmux/raftmux"
 	"github.com/raftmux/raftmux/etcdraft"
+	"github.com/raftmux/raftmux/resolver/static"
 )
 
 // closeTimeout bounds the transport's farewell when Close's context does not.
@@ -60,7 +61,7 @@ func Open(options Options) (store *Store, err error) {
 	}
 	s.client, err = raftmux.NewClient(raftmux.ClientOptions{
 		StoreID:             options.StoreID,
-		Resolver:            staticResolver(options.Peers),
+		Resolver:            static.Stores(options.Peers),
 		Router:              s.host,
 		ConnectionsPerStore: options.ConnectionsPerStore,
 		BackoffStep:         backoffStep,
