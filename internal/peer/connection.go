@@ -218,6 +218,7 @@ func (c *Connection) settle(failed *failure, first bool) {
 	case atResolve:
 		if s.options.IsTombstone(failed.err) {
 			s.bury()
+			c.queue.Clear(queue.ReasonTombstone) // bury leaves a store that is closing as it is
 			return
 		}
 		c.queue.Clear(queue.ReasonResolve)

@@ -94,6 +94,7 @@ func (s *Set) Remove(id uint64) {
 	delete(s.stores, id)
 	if store != nil {
 		store.revived.Store(true)
+		store.paused.Store(false) // or a Sender that knows it would never find that it has ended
 	}
 	s.mu.Unlock()
 	if store != nil {

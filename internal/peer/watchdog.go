@@ -34,14 +34,15 @@ type watchdog struct {
 	timer    *time.Timer
 	stopped  bool
 	returned uint64
-	since    time.Time // when progress was seen last
+	idle     bool      // the stream held nothing at the last look
+	since    time.Time // the look since which there was no progress
 	err      error
 }
 
 // watch starts a watchdog. It calls bark at most once, on a goroutine of its own.
 func watch(queue progress, timeout time.Duration, bark func()) *watchdog {
 	_, returned := queue.Lent()
-	w := &watchdog{queue: queue, timeout: timeout, bark: bark, returned: returned, since: time.Now()}
+	w := &watchdog{queue: queue, timeout: timeout, bark: bark, returned: returned, idle: true}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.timer = time.AfterFunc(timeout/checks, w.look)
@@ -56,14 +57,15 @@ func (w *watchdog) look() {
 	}
 	bytes, returned := w.queue.Lent()
 	now := time.Now()
-	if bytes == 0 || returned != w.returned {
+	if w.idle || returned != w.returned {
 		w.returned, w.since = returned, now
 	}
+	w.idle = bytes == 0
 	if mutant.Active == mutant.C15 { // it never barks
 		w.since = now
 	}
 	allowed := w.timeout + time.Duration(bytes)*time.Second/slowest
-	if idle := now.Sub(w.since); idle >= allowed {
+	if idle := now.Sub(w.since); !w.idle && idle >= allowed {
 		w.stopped = true
 		w.err = fmt.Errorf("the peer takes nothing: no progress for %v with %d bytes outstanding",
 			idle.Round(time.Millisecond), bytes)
