@@ -46,8 +46,8 @@ type Router interface {
 }
 
 // Resolver finds the address of a store. It is called on goroutines of the
-// Client's own, at most one at a time per store, and may take its time; it
-// returns early when ctx ends.
+// Client's own, at most one at a time per store, and may take its time; it must
+// return early when ctx ends, for Client.Close waits for it.
 type Resolver interface {
 	// Resolve returns the address of a store as host:port, or an error that
 	// wraps ErrTombstone or ErrStoreNotFound, or any other. If stale is not
@@ -60,7 +60,8 @@ type SnapshotSender interface {
 	// SendSnapshot sends a snapshot to the store at address and returns nil
 	// once the receiver has it. The message is the callee's. It runs on a
 	// goroutine of its own, of which there are at most
-	// ClientOptions.MaxSnapshots at a time, and returns when ctx ends.
+	// ClientOptions.MaxSnapshots at a time, and must return when ctx ends, for
+	// Client.Close waits for it.
 	SendSnapshot(ctx context.Context, address string, message *raft_serverpb.RaftMessage) error
 }
 

@@ -64,6 +64,14 @@
 // Neither of them validates what Step only passes on: an entry's data is for the
 // host to distrust when it applies it, conf changes included, and a snapshot's too.
 //
+// # Leases
+//
+// No transport makes raft.ReadOnlyLeaseBased a safe lease: a leader looks at its
+// quorum once per election timeout, so it may serve reads for almost two, and
+// another can be elected after one. Hosts that need leases keep their own, as
+// internal/loop does in its test: from the tick at which an entry of the own
+// term was proposed that then was committed, for less than an election timeout.
+//
 // # The wire
 //
 // On the wire a message is a raft_serverpb.RaftMessage of kvproto with an
