@@ -2,6 +2,7 @@ package raftmux_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -84,18 +85,24 @@ func TestC1SendNeverBlocks(t *testing.T) {
 	for name, stuck := range propStuck() {
 		t.Run(name, func(t *testing.T) {
 			c := stuck(t, func(o *raftmux.ClientOptions) { o.QueueMessages = 100 })
+			// What the sending goroutine finds is told by this one: it may outlive
+			// the test, if Send does block.
+			var took int
+			var wrong error
 			propWithin(t, "sending until it is full, and after", func() {
-				if n := c.fill(t, rig.Append(1, 2, 3, 1, 100)); n > 100 {
-					t.Errorf("a queue of 100 took %d", n)
-				}
+				took = c.fill(t, rig.Append(1, 2, 3, 1, 100))
 				for range 1000 {
 					if err := c.sender.Send(rig.Ack(1, 2, 3)); !errors.Is(err, raftmux.ErrFull) {
-						t.Errorf("send to a full queue: %v", err)
+						wrong = fmt.Errorf("send to a full queue: %w", err)
+						return
 					}
 					c.sender.Flush()
 				}
 				c.sender.Close()
 			})
+			if took > 100 || wrong != nil {
+				t.Errorf("a queue of 100 took %d; %v", took, wrong)
+			}
 			if c.ledger().Queued != 100 {
 				t.Errorf("%+v", c.ledger())
 			}
