@@ -37,7 +37,7 @@ acknowledged write must be in each, and the replicas must be equal.
 It exits 0 only if that held. Ctrl-C ends it early and cleans up.`,
 		Example: `  raftmux demo
   raftmux demo --for 1m --regions 1000
-  raftmux demo --dir /tmp/demo        keep the stores' data and logs there`,
+  raftmux demo --dir demo-data        keep the stores' data and logs there`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := flags.validate(); err != nil {
