@@ -200,7 +200,7 @@ func (s *Sender) Close() {
 // without a look at what all Senders share.
 func (s *Sender) buried(storeID uint64) bool {
 	r := s.routes[storeID]
-	return r != nil && r.store.Tombstone() && !r.store.Revived()
+	return r != nil && r.store.Tombstone() && !r.store.Forgotten()
 }
 
 func (s *Sender) route(storeID uint64) (*route, error) {

@@ -93,7 +93,7 @@ func (s *Set) Remove(id uint64) {
 	store := s.stores[id]
 	delete(s.stores, id)
 	if store != nil {
-		store.revived.Store(true)
+		store.forgotten.Store(true)
 		store.paused.Store(false) // or a Sender that knows it would never find that it has ended
 	}
 	s.mu.Unlock()
@@ -107,7 +107,7 @@ func (s *Set) Revive(id uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if store := s.stores[id]; store != nil && store.Tombstone() {
-		store.revived.Store(true)
+		store.forgotten.Store(true)
 		delete(s.stores, id)
 	}
 }

@@ -20,7 +20,7 @@ type Store struct {
 	cancel  context.CancelFunc
 
 	tombstone atomic.Bool
-	revived   atomic.Bool // as another Store
+	forgotten atomic.Bool // by the Set: a later message meets another Store
 	paused    atomic.Bool
 
 	mu          sync.Mutex
@@ -52,8 +52,9 @@ func (s *Store) ID() uint64 { return s.id }
 // Tombstone says whether the store is gone for ever.
 func (s *Store) Tombstone() bool { return s.tombstone.Load() }
 
-// Revived says whether a tombstone's id lives again, as another Store.
-func (s *Store) Revived() bool { return s.revived.Load() }
+// Forgotten says whether the store was removed or revived, so that another Store
+// stands for its id from the next message on.
+func (s *Store) Forgotten() bool { return s.forgotten.Load() }
 
 // Paused says whether the allowlist leaves the store out.
 func (s *Store) Paused() bool { return s.paused.Load() }
