@@ -210,7 +210,7 @@ func TestC10RemovedStoreComesBackUp(t *testing.T) {
 		rig.Eventually(t, rig.WaitTimeout, func() bool {
 			status, _ := c.Store(2)
 			e := c.router.Events()
-			return status.State == raftmux.StoreUp && e.StoreUnreachable(2) == round && e[len(e)-1].Kind == rig.StoreUp
+			return status.State == raftmux.StoreUp && len(e) > 0 && e.StoreUnreachable(2) == round && e[len(e)-1].Kind == rig.StoreUp
 		}, "round %d: it is up, and was told so last", round)
 		c.RemoveStore(2)
 	}
