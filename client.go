@@ -39,8 +39,8 @@ func NewClient(options ClientOptions) (*Client, error) {
 	if err := options.validate(); err != nil {
 		return nil, err
 	}
-	if options.transport == nil {
-		options.transport = options.grpcTransport()
+	if options.Transport == nil {
+		options.Transport = options.grpcTransport()
 	}
 	metrics := newClientMetrics()
 	c := &Client{
@@ -84,7 +84,7 @@ func (c *Client) peerOptions() *peer.Options {
 		Limits:         o.tuning().limits(),
 		BackoffStep:    o.BackoffStep,
 		StallTimeout:   o.SendStallTimeout,
-		Transport:      o.transport,
+		Transport:      o.Transport,
 	}
 }
 

@@ -24,7 +24,7 @@ func BenchmarkSendFlush(b *testing.B) {
 		b.Run(shape.name, func(b *testing.B) {
 			client, err := NewClient(ClientOptions{
 				StoreID: 1, Resolver: nowhere{}, Router: deaf{}, QueueMessages: 1 << 20,
-				transport: stubTransport{},
+				Transport: stubTransport{},
 			})
 			if err != nil {
 				b.Fatal(err)

@@ -121,8 +121,9 @@ type ClientOptions struct {
 	Logger *slog.Logger
 	// Hooks let tests of a host break things at chosen points. Default none.
 	Hooks Hooks
-
-	transport peer.Transport // in place of gRPC, for benchmarks of what is above it
+	// Transport takes the place of gRPC. Its types are internal: it is there for
+	// this project's own benchmarks. Default gRPC.
+	Transport peer.Transport
 }
 
 // Tuning is the part of ClientOptions that may change while a Client runs; see
@@ -270,6 +271,9 @@ type ServerOptions struct {
 	// AppendRefused is told of each append that was refused for that reason, by
 	// the stream's goroutine; it must not block. Default nobody is.
 	AppendRefused func(Envelope)
+	// SnapshotReceiver takes the snapshots that peers send by Tikv.Snapshot.
+	// Without one, that method answers UNIMPLEMENTED.
+	SnapshotReceiver SnapshotReceiver
 	// Registerer takes the metrics. Default none.
 	Registerer prometheus.Registerer
 	// Logger takes the log. Default none.

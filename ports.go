@@ -5,6 +5,7 @@ import (
 
 	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+	"google.golang.org/grpc"
 
 	"github.com/raftmux/raftmux/internal/report"
 )
@@ -63,6 +64,15 @@ type SnapshotSender interface {
 	// ClientOptions.MaxSnapshots at a time, and must return when ctx ends, for
 	// Client.Close waits for it.
 	SendSnapshot(ctx context.Context, address string, message *raft_serverpb.RaftMessage) error
+}
+
+// SnapshotReceiver takes snapshots that peers send; package snapshot has one.
+type SnapshotReceiver interface {
+	// ReceiveSnapshot serves one stream of Tikv.Snapshot: it reads messages
+	// *raft_serverpb.SnapshotChunk until io.EOF and answers with one
+	// *raft_serverpb.Done, or returns the error that the peer gets for it. It must
+	// return when the stream's context ends.
+	ReceiveSnapshot(stream grpc.ServerStream) error
 }
 
 // Envelope is what raftmux has to know of a message to route, bound and report it.

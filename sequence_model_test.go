@@ -145,7 +145,7 @@ func newSeqModel(config seqConfig) *seqModel {
 		m.stores = append(m.stores, &seqStore{id: uint64(2 + i), knowsBatch: true, knowsRaft: true})
 	}
 	m.options = ClientOptions{
-		StoreID: 1, Resolver: m, Router: m, SnapshotSender: m, transport: m,
+		StoreID: 1, Resolver: m, Router: m, SnapshotSender: m, Transport: m,
 		MaxSnapshots:        config.MaxSnapshots,
 		ConnectionsPerStore: config.Connections,
 		QueueMessages:       config.QueueMessages,

@@ -59,7 +59,7 @@ func TestC12HundredStoresDontStampede(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stampede{cut: make(chan struct{}), attempts: make(map[string][]time.Time)}
 		client, err := NewClient(ClientOptions{
-			StoreID: 1, Resolver: s, Router: deaf{}, BackoffStep: step, transport: s,
+			StoreID: 1, Resolver: s, Router: deaf{}, BackoffStep: step, Transport: s,
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -45,9 +45,9 @@ func GRPCServerOptions() []grpc.ServerOption {
 	}
 }
 
-// Server is a store's receiving half: the service tikvpb.Tikv with BatchRaft
-// and Raft. Its other methods, Snapshot among them, answer UNIMPLEMENTED. It is
-// safe for concurrent use.
+// Server is a store's receiving half: the service tikvpb.Tikv with BatchRaft,
+// Raft, and Snapshot if it has a SnapshotReceiver. Its other methods answer
+// UNIMPLEMENTED. It is safe for concurrent use.
 //
 // Each stream has two goroutines: gRPC's, and one that reads and hands over.
 type Server struct {
@@ -91,14 +91,18 @@ func NewServer(options ServerOptions) (*Server, error) {
 // GRPCServerOptions. Streams to one that was not end at their first message,
 // with an error that says so.
 func (s *Server) Register(registrar grpc.ServiceRegistrar) {
+	streams := []grpc.StreamDesc{
+		{StreamName: "BatchRaft", ClientStreams: true, Handler: s.handle(false)},
+		{StreamName: "Raft", ClientStreams: true, Handler: s.handle(true)},
+	}
+	if s.options.SnapshotReceiver != nil {
+		streams = append(streams, grpc.StreamDesc{StreamName: "Snapshot", ClientStreams: true, Handler: s.handleSnapshot})
+	}
 	registrar.RegisterService(&grpc.ServiceDesc{
 		ServiceName: wire.ServiceName,
 		HandlerType: (*any)(nil),
 		Metadata:    "tikvpb.proto",
-		Streams: []grpc.StreamDesc{
-			{StreamName: "BatchRaft", ClientStreams: true, Handler: s.handle(false)},
-			{StreamName: "Raft", ClientStreams: true, Handler: s.handle(true)},
-		},
+		Streams:     streams,
 	}, s)
 }
 
@@ -148,5 +152,29 @@ func (s *Server) handle(bare bool) grpc.StreamHandler {
 		case <-s.closing:
 			return status.Error(codes.Unavailable, "raftmux: the store is shutting down")
 		}
+	}
+}
+
+// handleSnapshot is the gRPC handler of Snapshot. The receiver has a goroutine
+// of its own: when the Server closes, the handler's return is what ends the
+// stream.
+func (s *Server) handleSnapshot(_ any, stream grpc.ServerStream) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return status.Error(codes.Unavailable, "raftmux: the store is shutting down")
+	}
+	s.running.Add(1)
+	s.mu.Unlock()
+	received := make(chan error, 1)
+	go func() {
+		defer s.running.Done()
+		received <- s.options.SnapshotReceiver.ReceiveSnapshot(stream)
+	}()
+	select {
+	case err := <-received:
+		return err
+	case <-s.closing:
+		return status.Error(codes.Unavailable, "raftmux: the store is shutting down")
 	}
 }
