@@ -1,6 +1,9 @@
 package raftmux_test
 
 import (
+	"context"
+	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -146,6 +149,80 @@ func TestC10EveryFlapIsTold(t *testing.T) {
 		c.router.WaitFor(t, rig.WaitTimeout, func(e propEvents) bool { return e.StoreUnreachable(2) == flap+1 }, "it is told")
 		c.sendFlush(t, rig.Append(1, 2, 3, 1, 10))
 	}
+}
+
+// C10: one outage is one broadcast, though an idle connection is found dead long
+// after a busy one: the host was told since that what it carried is lost. What it
+// carries after that is told of again.
+func TestC10IdleConnectionFoundDeadLater(t *testing.T) {
+	const step = 10 * time.Millisecond
+	for _, late := range []bool{false, true} {
+		t.Run(map[bool]string{false: "it stayed idle", true: "it carried more"}[late], func(t *testing.T) {
+			peer := rig.NewPeer(t, rig.PeerOptions{HeadersNow: true})
+			network := &outage{}
+			c := newPropClient(t, peer.Addr(), propStep(step), func(o *raftmux.ClientOptions) { o.Dialer = network.dial })
+			c.sendFlush(t, rig.Append(1, 2, 3, 1, 10))
+			peer.WaitMessages(t, 1)
+			c.sendFlush(t, rig.Heartbeat(1, 2, 3))
+			peer.WaitMessages(t, 2)
+			c.waitEdges(t, 0, 1)
+			network.begin(1) // the control connection breaks
+			c.waitEdges(t, 1, 1)
+			if late {
+				c.sendFlush(t, rig.Append(1, 2, 3, 2, 10))
+				peer.WaitMessages(t, 3)
+			}
+			down := time.Now()
+			rig.Eventually(t, rig.WaitTimeout, func() bool { return time.Since(down) > step }, "a step")
+			network.begin(0) // the data connection is found dead
+			rig.Eventually(t, rig.WaitTimeout, func() bool { return c.connected() == 0 && network.refused() > 3 }, "nothing is left")
+			want := 1
+			if late {
+				want = 2
+			}
+			c.waitEdges(t, want, 1)
+			if err := c.close(rig.WaitTimeout); err != nil {
+				t.Error(err)
+			}
+			c.wantEdges(t, want, 1)
+		})
+	}
+}
+
+// outage is a network whose connections break when told to, and with the first
+// of them the way to make new ones.
+type outage struct {
+	mu    sync.Mutex
+	conns []net.Conn
+	over  bool
+	tries int
+}
+
+func (o *outage) dial(ctx context.Context, address string) (net.Conn, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.over {
+		o.tries++
+		return nil, errPropBroken
+	}
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	o.conns = append(o.conns, conn)
+	return conn, err
+}
+
+// begin breaks the connection that was dialled i-th.
+func (o *outage) begin(i int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.over = true
+	_ = o.conns[i].Close()
+}
+
+func (o *outage) refused() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.tries
 }
 
 // C10: the end of a generation that carried nothing is no edge by itself.

@@ -253,7 +253,7 @@ func (m *seqModel) checkEdges(s *seqStore, closing seqEvent) {
 			continue
 		}
 		causes = append(causes, st.ended)
-		if !lost || m.config.Deaf || m.toldSoon(edges, st.ended, step) || s.removed {
+		if !lost || m.config.Deaf || m.toldSoon(edges, st.ended, step) || st.covered(edges) || s.removed {
 			continue
 		}
 		m.failf("C10: stream %v to store %d had carried messages and ended at %v; the host was told %v%s",
@@ -325,6 +325,12 @@ func (m *seqModel) toldSoon(edges []seqEvent, end seqEvent, step time.Duration) 
 		covered = e.kind == seqDown && end.at.Sub(e.at) < step
 	}
 	return covered
+}
+
+// covered says whether the host was told, after the stream was handed its last
+// batch, that what the store was sent is lost.
+func (st *seqStream) covered(edges []seqEvent) bool {
+	return slices.ContainsFunc(edges, func(e seqEvent) bool { return e.kind == seqDown && e.number > st.handed })
 }
 
 // wasUp says whether a stream was up when the host was told so.

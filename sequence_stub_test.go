@@ -212,6 +212,7 @@ type seqStream struct {
 	over                          bool // Wait has returned
 	ended                         seqEvent
 	carried                       int
+	handed                        int // number of the moment when it was handed its last batch
 	held                          []seqHeld
 	progress                      time.Time // when it let go of something last
 	stuckFirst                    time.Time // when something was held or stalled at first
@@ -306,6 +307,7 @@ func (st *seqStream) receive(batch queue.Batch, data []byte) {
 		m.failf("C18: a batch has %d messages in %d bytes", n, len(data))
 	}
 	st.carried++
+	st.handed = m.now().number
 	for _, message := range received.Msgs {
 		sent, ok := m.sent[message.GetRegionEpoch().GetVersion()]
 		if !ok {

@@ -11,8 +11,9 @@ import (
 	"github.com/raftmux/raftmux/internal/queue"
 )
 
-// Connection is a queue and the one goroutine that empties it: one ClientConn
-// with one stream at a time.
+// Connection is a queue and the life of what empties it: one ClientConn with one
+// stream at a time. Its goroutine sees to that; while there is something to send,
+// the stream's pump has another.
 type Connection struct {
 	store  *Store
 	lane   Lane
@@ -21,8 +22,9 @@ type Connection struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	open       atomic.Bool   // a stream is open, or was when the connection ended
-	generation atomic.Uint64 // how many streams were opened
+	pump       atomic.Pointer[pump] // of the generation that lives, if one does
+	open       atomic.Bool          // a stream is open, or was when the connection ended
+	generation atomic.Uint64        // how many streams were opened
 
 	// What follows belongs to the goroutine.
 	used  uint64    // number of the last look-up
@@ -46,16 +48,18 @@ func newConnection(store *Store, lane Lane, index int) *Connection {
 		bounds.Minimum = controlMinimum
 	}
 	ctx, cancel := context.WithCancel(store.ctx)
-	return &Connection{
+	c := &Connection{
 		store:  store,
 		lane:   lane,
 		index:  index,
 		ctx:    ctx,
 		cancel: cancel,
-		queue:  queue.New(bounds),
 		since:  time.Now().Add(-o.BackoffStep),
 		retry:  retry{step: o.BackoffStep},
 	}
+	bounds.Woken = c.woken
+	c.queue = queue.New(bounds)
+	return c
 }
 
 // NewStage attaches a worker.
@@ -106,12 +110,7 @@ func (c *Connection) run() {
 
 // finished says whether the Client is closing and nothing is left to send.
 func (c *Connection) finished() bool {
-	select {
-	case <-c.store.set.closing:
-		return c.queue.Ledger().Queued == 0
-	default:
-		return false
-	}
+	return c.store.set.isClosing() && c.queue.Ledger().Queued == 0
 }
 
 // attempt makes one round of the life. It returns nil when there is nothing
@@ -124,7 +123,8 @@ func (c *Connection) attempt() *failure {
 	if err != nil {
 		return &failure{atResolve, err}
 	}
-	link, err := c.store.options.Transport.Connect(c.ctx, l.address)
+	var link Link
+	apart(func() { link, err = c.store.options.Transport.Connect(c.ctx, l.address) })
 	if err != nil {
 		return &failure{atConnect, fmt.Errorf("raftmux: connect to store %d at %s: %w", c.store.id, l.address, err)}
 	}
@@ -139,7 +139,9 @@ func (c *Connection) attempt() *failure {
 func (c *Connection) serve(link Link, address string) *failure {
 	var err error
 	for _, kind := range chain() {
-		g, openErr := c.openGeneration(link, kind)
+		var g *generation
+		var openErr error
+		apart(func() { g, openErr = c.openGeneration(link, kind) })
 		if openErr != nil {
 			return &failure{atConnect, fmt.Errorf("raftmux: open a stream to store %d at %s: %w", c.store.id, address, openErr)}
 		}
@@ -161,53 +163,29 @@ func (c *Connection) serve(link Link, address string) *failure {
 // the peer has confirmed everything and the Client is closing.
 func (c *Connection) live(g *generation) error {
 	defer c.open.Store(false)
-	err := c.pump(g)
+	p := &pump{connection: c, generation: g}
+	c.pump.Store(p)
+	p.start()
+	g.wait(c.store)
+	c.pump.Store(nil)
 	g.cancel()
-	<-g.ended
+	p.stop()
 	g.upTimer.Stop()
 	g.watchdog.stop()
 	c.queue.EndGeneration()
-	if errors.Is(err, errFinished) {
-		c.store.generationEnded(g, false)
+	finished := p.finished && g.result == nil
+	c.store.generationEnded(g, g.carried && !finished)
+	if finished {
 		return nil
 	}
-	c.store.generationEnded(g, g.carried)
-	return err
+	return g.err()
 }
 
-// pump hands batches to the stream until it ends, and says why it did. There is
-// no timer: while one batch is on its way the next fills up.
-func (c *Connection) pump(g *generation) error {
-	closing := c.store.set.closing
-	finishing := false
-	for {
-		limits := *c.store.set.limits.Load()
-		limits.Bare = g.kind == Raft
-		batch, ok := c.queue.Take(limits)
-		if ok {
-			c.store.options.Metrics.Sent(batch)
-			if err := g.send(batch); err != nil {
-				return err
-			}
-			if g.hasEnded() { // seen here too, lest a busy queue hides it
-				return g.err()
-			}
-			continue
-		}
-		if finishing && closing != nil {
-			closing = nil
-			g.stream.CloseSend()
-		}
-		select {
-		case <-g.ended:
-			if closing == nil && g.result == nil {
-				return errFinished
-			}
-			return g.err()
-		case <-c.queue.Wake():
-		case <-closing:
-			finishing = true
-		}
+// woken sees to it that somebody looks at the queue. Between two generations
+// nobody has to: each begins with a look.
+func (c *Connection) woken() {
+	if p := c.pump.Load(); p != nil {
+		p.start()
 	}
 }
 
@@ -284,4 +262,15 @@ func (r *retry) wait(ctx context.Context, closing <-chan struct{}) bool {
 	default:
 		return true
 	}
+}
+
+// apart runs f on a goroutine of its own and waits for it: dialling needs a deep
+// stack, which would stay with the goroutine of an idle connection.
+func apart(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	<-done
 }

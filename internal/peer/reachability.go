@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/raftmux/raftmux/internal/mutant"
@@ -11,8 +12,9 @@ import (
 type reachability struct {
 	up       int // generations that are up
 	told     told
-	lastDown time.Time   // when StoreUnreachable was told last
-	deferred *time.Timer // a down edge that waits for the end of the backoff step
+	lastDown time.Time     // when StoreUnreachable was told last
+	downs    atomic.Uint64 // how often it was told; read by the pumps without the lock
+	deferred *time.Timer   // a down edge that waits for the end of the backoff step
 }
 
 type told uint8
@@ -40,14 +42,16 @@ func (s *Store) cameUp(g *generation) {
 }
 
 // generationEnded notes the end of a generation. If it carried messages an
-// unknown part of them is lost, which is a down edge.
+// unknown part of them is lost, which is a down edge: unless the host was told
+// of one since it was handed the last of them, for that says the same of all
+// that was sent before.
 func (s *Store) generationEnded(g *generation, lost bool) {
 	s.mu.Lock()
 	g.over = true
 	if g.up {
 		s.reach.up--
 	}
-	told := lost && s.downEdge()
+	told := lost && g.downs == s.reach.downs.Load() && s.downEdge()
 	ended := s.ended
 	s.mu.Unlock()
 	if told && ended {
@@ -123,5 +127,6 @@ func (s *Store) tellDown() {
 	}
 	s.reach.told = toldDown
 	s.reach.lastDown = time.Now()
+	s.reach.downs.Add(1)
 	s.options.Reporter.StoreUnreachable(s.id)
 }

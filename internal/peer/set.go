@@ -178,8 +178,21 @@ func (s *Set) seal() {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	for _, store := range s.Stores() {
+	stores := s.Stores()
+	for _, store := range stores {
 		store.seal()
 	}
 	close(s.closing)
+	for _, store := range stores {
+		store.finish()
+	}
+}
+
+func (s *Set) isClosing() bool {
+	select {
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
 }

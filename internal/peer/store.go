@@ -170,6 +170,16 @@ func (s *Store) seal() {
 	}
 }
 
+// finish lets the connections see that the Client is closing.
+func (s *Store) finish() {
+	s.mu.Lock()
+	connections := s.used()
+	s.mu.Unlock()
+	for _, c := range connections {
+		c.woken()
+	}
+}
+
 func (s *Store) used() []*Connection {
 	var used []*Connection
 	for _, c := range s.connections {

@@ -73,19 +73,17 @@ func chain() [2]Kind {
 	return [...]Kind{BatchRaft, Raft}
 }
 
-// errFinished means that the peer has read everything and said so.
-var errFinished = errors.New("finished")
-
-// generation is one life of a connection's stream. One goroutine sends, another
-// waits for the end.
+// generation is one life of a connection's stream. The connection's goroutine
+// waits for the end, a pump sends.
 type generation struct {
 	kind   Kind
 	stream Stream
 	cancel context.CancelFunc
 	ended  chan struct{} // closed by the waiting goroutine
-	result error         // why it ended, nil for well; readable once ended is closed
+	result error         // why it ended, nil for well; belongs to the waiting goroutine
 
-	carried bool // belongs to the sending goroutine
+	carried bool   // belongs to the pump
+	downs   uint64 // of the store when the last batch had been handed over; the pump's too
 
 	up, over bool // guarded by Store.mu
 	upTimer  *time.Timer
@@ -112,11 +110,10 @@ func (c *Connection) openGeneration(link Link, kind Kind) (*generation, error) {
 	// stayed open for one backoff step.
 	g.upTimer = time.AfterFunc(c.store.options.BackoffStep, func() { c.store.cameUp(g) })
 	g.watchdog = watch(c.queue, c.store.options.StallTimeout, g.cancel)
-	go g.wait(c.store)
 	return g, nil
 }
 
-// wait waits for the headers and for the end. live waits for it in turn.
+// wait waits for the headers and for the end.
 func (g *generation) wait(s *Store) {
 	defer close(g.ended)
 	var wrong error
@@ -132,16 +129,6 @@ func (g *generation) wait(s *Store) {
 	if wrong != nil {
 		g.result = wrong
 	}
-}
-
-// send hands a batch over. After an error the generation has ended.
-func (g *generation) send(batch queue.Batch) error {
-	g.carried = true
-	if err := g.stream.Send(batch); err != nil {
-		<-g.ended
-		return g.err()
-	}
-	return nil
 }
 
 func (g *generation) hasEnded() bool {

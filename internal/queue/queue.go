@@ -24,7 +24,8 @@ var (
 	ErrEncoder = errors.New("queue: the encoder wrote another size than it announced")
 )
 
-// Options configures a Queue. All fields but Budget and Reserve are mandatory.
+// Options configures a Queue. All fields but Budget, Reserve and Woken are
+// mandatory.
 type Options struct {
 	// Messages bounds the messages that wait, staged ones included. Bytes bounds
 	// their bodies and those that gRPC has not let go of.
@@ -41,6 +42,9 @@ type Options struct {
 	// messages were dropped, and of how many messages that were. It is called
 	// without any lock of the queue held.
 	Dropped func(reason Reason, peers []report.Peer, messages int)
+	// Woken is called after Wake was given a token. It must not block, nor call
+	// the queue.
+	Woken func()
 }
 
 // Queue is safe for concurrent use, but Take has one caller at a time.
@@ -181,6 +185,9 @@ func (q *Queue) notify() {
 	}
 	select {
 	case q.wake <- struct{}{}:
+		if q.options.Woken != nil {
+			q.options.Woken()
+		}
 	default:
 	}
 }
