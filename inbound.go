@@ -154,7 +154,7 @@ func (in *inbound) read(begun error) {
 		in.result = begun
 		return
 	}
-	var incoming wire.Incoming
+	incoming := wire.Incoming{Pool: &in.server.memory}
 	defer incoming.Release()
 	for {
 		if err := in.stream.RecvMsg(&incoming); err != nil {

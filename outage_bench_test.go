@@ -3,13 +3,10 @@ package raftmux_test
 import (
 	"context"
 	"fmt"
-	"math"
-	"math/bits"
 	"net"
 	"os"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -115,36 +112,6 @@ func memory() (heap, both float64) {
 	return float64(m.HeapInuse) / (1 << 20), float64(m.HeapInuse+m.StackInuse) / (1 << 20)
 }
 
-// latencies is a histogram of durations, exact to some 3 %.
-type latencies struct {
-	counts [64 * 32]int
-	n      int
-	most   time.Duration
-}
-
-func (l *latencies) add(d time.Duration) {
-	v := uint64(max(d, 1)) << 5
-	shift := bits.Len64(v) - 6
-	l.counts[shift*32+int(v>>shift)&31]++
-	l.n++
-	l.most = max(l.most, d)
-}
-
-func (l *latencies) at(p float64) (us float64) {
-	left := int(math.Ceil(p * float64(l.n)))
-	for i, n := range l.counts {
-		if left -= n; left <= 0 && l.n > 0 {
-			return float64(uint64(32+i%32)<<(i/32)) / 32 / 1e3
-		}
-	}
-	return 0
-}
-
-func (l *latencies) String() string {
-	return fmt.Sprintf("p50 %.2f us, p99 %.2f us, p99.9 %.2f us, most %v, of %d",
-		l.at(.5), l.at(.99), l.at(.999), l.most, l.n)
-}
-
 // skipShort leaves out, with -short, what takes half a minute however short the
 // benchmark time.
 func skipShort(b *testing.B) {
@@ -153,140 +120,11 @@ func skipShort(b *testing.B) {
 	}
 }
 
-// BenchmarkSendToBlackHole measures what a black-holed peer costs a worker: first
-// nothing is wrong, then the peer's packets vanish. It finds that out, tries to
-// connect and gives up, over and over. The worker sends an append of 1 KiB and
-// flushes, a hundred times in a row, each millisecond.
-//
-// The bars: p99.9-us under 50, grown-MiB about 0, and the other peers' throughput
-// within 20 % of what it is without the black-holed one.
-func BenchmarkSendToBlackHole(b *testing.B) {
-	skipShort(b)
-	b.Run("latency", func(b *testing.B) { experiment(b, func() { blackHoleLatency(b) }) })
-	b.Run("others", func(b *testing.B) { experiment(b, func() { blackHoleOthers(b) }) })
-}
-
-func blackHoleLatency(b *testing.B) {
-	const regions, healthy, dead = 1000, 3 * time.Second, 12 * time.Second
-	_, address := outageServer(b, 2)
-	proxy := rig.NewProxy(b, address)
-	client, host := outageClient(b, map[uint64]string{2: proxy.Addr()}, impatient)
-	sender := client.NewSender()
-	messages := make([]*raft_serverpb.RaftMessage, regions)
-	for i := range messages {
-		messages[i] = rig.Append(uint64(i)+1, 2, 3, 1, 1<<10)
-	}
-	play := func(d time.Duration, observe func()) (all, accepted *latencies) {
-		all, accepted = &latencies{}, &latencies{}
-		i, observed := 0, time.Now()
-		for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Millisecond) {
-			for range 100 {
-				begun := time.Now()
-				err := sender.Send(messages[i%regions])
-				sender.Flush()
-				took := time.Since(begun)
-				if all.add(took); err == nil {
-					accepted.add(took)
-				}
-				i++
-			}
-			if time.Since(observed) > time.Second {
-				observe()
-				observed = time.Now()
-			}
-		}
-		return all, accepted
-	}
-	all, accepted := play(healthy, func() {})
-	b.Logf("healthy:      all %v; accepted %v", all, accepted)
-	b.ReportMetric(accepted.at(.999), "healthy-p99.9-us")
-	before, _ := memory()
-	proxy.SetMode(rig.BlackHole)
-	var heap []float64
-	all, accepted = play(dead, func() {
-		now, _ := memory()
-		heap = append(heap, math.Round((now-before)*100)/100)
-	})
-	b.Logf("black-holed:  all %v", all)
-	b.Logf("  of which accepted %v", accepted)
-	b.Logf("  heap in use: %.2f MiB before, and each second more by %v", before, heap)
-	b.Logf("  %d StoreUnreachable, %d ReportUnreachable", host.downs.Load(), host.unreachable.Load())
-	b.ReportMetric(all.at(.5), "p50-us")
-	b.ReportMetric(all.at(.99), "p99-us")
-	b.ReportMetric(all.at(.999), "p99.9-us")
-	b.ReportMetric(accepted.at(.999), "accepted-p99.9-us")
-	b.ReportMetric(heap[len(heap)-1], "queue-MiB") // it is full from the first second on
-	b.ReportMetric(heap[len(heap)-1]-heap[0], "grown-MiB")
-}
-
-// blackHoleOthers takes turns between four arms. The worker sends as much to store 4
-// as to each of the others, in all but the first.
-func blackHoleOthers(b *testing.B) {
-	const rounds, settle, slice, perFlush = 7, 600 * time.Millisecond, 400 * time.Millisecond, 128
-	arms := []string{"absent", "well", "black-holed", "black-holed, worker skips a full store until the next flush"}
-	host2, address2 := outageServer(b, 2)
-	host3, address3 := outageServer(b, 3)
-	_, address4 := outageServer(b, 4)
-	proxy := rig.NewProxy(b, address4)
-	client, _ := outageClient(b, map[uint64]string{2: address2, 3: address3, 4: proxy.Addr()}, impatient)
-	var messages [3][]*raft_serverpb.RaftMessage
-	for store := range messages {
-		for i := range uint64(perFlush) {
-			messages[store] = append(messages[store], rig.Append(i+1, uint64(store)+2, 3, 1, 128))
-		}
-	}
-	sender := client.NewSender()
-	play := func(arm int, d time.Duration) (rate float64) {
-		delivered := host2.delivered.Load() + host3.delivered.Load()
-		begun := time.Now()
-		for end := begun.Add(d); time.Now().Before(end); {
-			full, skip := 0, arm == 0
-			for i := range perFlush {
-				for store := range 2 {
-					if sender.Send(messages[store][i]) != nil {
-						full++
-					}
-				}
-				if !skip {
-					skip = sender.Send(messages[2][i]) != nil && arm == 3
-				}
-			}
-			sender.Flush()
-			if full > perFlush/2 {
-				time.Sleep(100 * time.Microsecond) // the others are behind
-			}
-		}
-		return float64(host2.delivered.Load()+host3.delivered.Load()-delivered) / time.Since(begun).Seconds()
-	}
-	rates := make([][]float64, len(arms))
-	for round := range rounds {
-		for i := range arms {
-			arm := (i + round) % len(arms)
-			proxy.SetMode(rig.Pass)
-			if arm >= 2 {
-				proxy.SetMode(rig.BlackHole)
-			}
-			play(arm, settle)
-			rates[arm] = append(rates[arm], math.Round(play(arm, slice)/1e4)/100)
-		}
-	}
-	medians := make([]float64, len(arms))
-	for arm, name := range arms {
-		b.Logf("store 4 %s: M messages/s to the two others: %v", name, rates[arm])
-		slices.Sort(rates[arm])
-		medians[arm] = rates[arm][rounds/2]
-	}
-	b.ReportMetric(medians[2]*1e6, "msgs/s")
-	b.ReportMetric(medians[2]/medians[0], "vs-absent")
-	b.ReportMetric(medians[3]/medians[0], "skipping-vs-absent")
-	b.ReportMetric(medians[2]/medians[1], "vs-well")
-}
-
 // BenchmarkOutageBroadcasts takes down a store of 100,000 regions. The outage is
 // compressed: with BackoffStep at 2 ms the Client tries again some hundred times
-// in some seconds, as it would in an hour by default; RAFTMUX_OUTAGE=60s makes it
-// a real one. Each round sends four messages to each of 1,000 regions, by turns
-// appends and heartbeats, and waits until they are cleared.
+// in some seconds, as it would in an hour by default. Each round sends four
+// messages to each of 1,000 regions, by turns appends and heartbeats, and waits
+// until they are cleared.
 //
 // The bars: one StoreUnreachable; one report per region and clearing.
 func BenchmarkOutageBroadcasts(b *testing.B) {
@@ -294,31 +132,8 @@ func BenchmarkOutageBroadcasts(b *testing.B) {
 	experiment(b, func() {
 		const regions, perRound, repeats = 100_000, 1000, 4
 		outage, step := 8*time.Second, 2*time.Millisecond
-		if long, err := time.ParseDuration(os.Getenv("RAFTMUX_OUTAGE")); err == nil {
-			outage, step = long, raftmux.DefaultBackoffStep
-		}
-		peer := rig.NewPeer(b, rig.PeerOptions{})
-		var dials atomic.Int64
-		client, host := outageClient(b, map[uint64]string{2: peer.Addr()}, func(o *raftmux.ClientOptions) {
-			o.BackoffStep = step
-			o.Dialer = func(ctx context.Context, address string) (net.Conn, error) {
-				dials.Add(1)
-				return new(net.Dialer).DialContext(ctx, "tcp", address)
-			}
-		})
-		host.byRegion = make([]atomic.Int32, regions+1)
-		sender := client.NewSender()
-		_, _ = sender.Send(rig.Ack(1, 2, 3)), sender.Send(rig.Heartbeat(1, 2, 3))
-		sender.Flush()
-		peer.WaitMessages(b, 2)
-		rig.Eventually(b, rig.WaitTimeout, func() bool { return host.ups.Load() == 1 }, "the store is up")
-		dials.Store(0)
-		begun := time.Now()
-		peer.Stop()
-		rig.Eventually(b, rig.WaitTimeout, func() bool { // until then messages leave
-			status, _ := client.Store(2)
-			return !status.Connections[0].Connected && !status.Connections[1].Connected
-		}, "the streams end")
+		o := newOutage(b, regions, step)
+		begun := o.begin()
 		asked, region, most := 0, uint64(0), int32(0)
 		for round := 0; time.Since(begun) < outage; round++ {
 			touched := make(map[uint64]bool)
@@ -328,35 +143,134 @@ func BenchmarkOutageBroadcasts(b *testing.B) {
 				if round%2 == 1 {
 					message = rig.Heartbeat(region, 2, 3)
 				}
-				host.byRegion[region].Store(0)
+				o.host.byRegion[region].Store(0)
 				for range repeats {
-					if sender.Send(message) == nil {
+					if o.sender.Send(message) == nil {
 						touched[message.RegionId] = true
 					}
 				}
 			}
-			sender.Flush()
+			o.sender.Flush()
 			rig.Eventually(b, rig.WaitTimeout, func() bool {
 				for region := range touched {
-					if host.byRegion[region].Load() == 0 {
+					if o.host.byRegion[region].Load() == 0 {
 						return false
 					}
 				}
 				return true
 			}, "each region is reported")
 			for region := range touched {
-				most = max(most, host.byRegion[region].Load())
+				most = max(most, o.host.byRegion[region].Load())
 			}
 			asked += len(touched)
 		}
 		b.Logf("an outage of %v, step %v: %d attempts to connect, %d regions lost messages, %d ReportUnreachable, at most %d per region and round",
-			time.Since(begun).Round(time.Millisecond), step, dials.Load(), asked, host.unreachable.Load(), most)
-		b.ReportMetric(float64(dials.Load()), "attempts")
-		b.ReportMetric(float64(host.downs.Load()), "broadcasts")
-		b.ReportMetric(float64(host.unreachable.Load())/float64(asked), "reports/region/clearing")
-		peer.Restart(b)
-		rig.Eventually(b, rig.WaitTimeout, func() bool { return host.ups.Load() == 2 }, "the store is up again")
+			time.Since(begun).Round(time.Millisecond), step, o.dials.Load(), asked, o.host.unreachable.Load(), most)
+		b.ReportMetric(float64(o.dials.Load()), "attempts")
+		b.ReportMetric(float64(o.host.downs.Load()), "broadcasts")
+		b.ReportMetric(float64(o.host.unreachable.Load())/float64(asked), "reports/region/clearing")
+		o.end()
 	})
+}
+
+// BenchmarkOutageOfAMinute takes down a store of 100,000 regions for as long as
+// RAFTMUX_OUTAGE says, by default 60 s, with the default backoff. Each second
+// every region has a heartbeat for it, and every tenth an append too. Most are
+// refused, for the queue is full; those that are accepted are reported.
+//
+// The bars: one StoreUnreachable; no region without a report.
+func BenchmarkOutageOfAMinute(b *testing.B) {
+	skipShort(b)
+	experiment(b, func() {
+		const regions = 100_000
+		outage, err := time.ParseDuration(os.Getenv("RAFTMUX_OUTAGE"))
+		if err != nil {
+			outage = time.Minute
+		}
+		o := newOutage(b, regions, raftmux.DefaultBackoffStep)
+		begun := o.begin()
+		accepted, refused := make(map[uint64]int), 0
+		for time.Since(begun) < outage {
+			tick := time.Now()
+			for i := range uint64(regions) {
+				region := (i + uint64(refused)) % regions // or the same ones would find room each time
+				messages := []*raft_serverpb.RaftMessage{rig.Heartbeat(region, 2, 3)}
+				if i%10 == 0 {
+					messages = append(messages, rig.Append(region, 2, 3, 1, 128))
+				}
+				for _, message := range messages {
+					if o.sender.Send(message) == nil {
+						accepted[region]++
+					} else {
+						refused++
+					}
+				}
+			}
+			o.sender.Flush()
+			time.Sleep(time.Until(tick.Add(time.Second)))
+		}
+		b.ReportMetric(float64(o.host.downs.Load()), "broadcasts")
+		rig.Eventually(b, rig.WaitTimeout, func() bool { // the last ones are too old by now, or cleared
+			status, _ := o.client.Store(2)
+			return status.Connections[0].Ledger.Queued+status.Connections[1].Ledger.Queued == 0
+		}, "nothing waits")
+		o.end()
+		silent := 0
+		for region := range accepted {
+			if o.host.byRegion[region].Load() == 0 {
+				silent++
+			}
+		}
+		b.Logf("an outage of %v: %d attempts to connect; %d regions, messages of %d of them accepted, %d messages refused; %d ReportUnreachable",
+			outage, o.dials.Load(), regions, len(accepted), refused, o.host.unreachable.Load())
+		b.ReportMetric(float64(silent), "regions-unreported")
+	})
+}
+
+// outageOfStore is a Client of a store that goes away and comes back.
+type outageOfStore struct {
+	b      *testing.B
+	peer   *rig.Peer
+	client *raftmux.Client
+	host   *outageHost
+	sender *raftmux.Sender
+	dials  atomic.Int64
+}
+
+// newOutage returns one that is up, with both connections.
+func newOutage(b *testing.B, regions int, step time.Duration) *outageOfStore {
+	o := &outageOfStore{b: b, peer: rig.NewPeer(b, rig.PeerOptions{})}
+	o.client, o.host = outageClient(b, map[uint64]string{2: o.peer.Addr()}, func(options *raftmux.ClientOptions) {
+		options.BackoffStep = step
+		options.Dialer = func(ctx context.Context, address string) (net.Conn, error) {
+			o.dials.Add(1)
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		}
+	})
+	o.host.byRegion = make([]atomic.Int32, regions+1)
+	o.sender = o.client.NewSender()
+	_, _ = o.sender.Send(rig.Ack(1, 2, 3)), o.sender.Send(rig.Heartbeat(1, 2, 3))
+	o.sender.Flush()
+	o.peer.WaitMessages(b, 2)
+	rig.Eventually(b, rig.WaitTimeout, func() bool { return o.host.ups.Load() == 1 }, "the store is up")
+	o.dials.Store(0)
+	return o
+}
+
+// begin takes the store down, and says when.
+func (o *outageOfStore) begin() time.Time {
+	begun := time.Now()
+	o.peer.Stop()
+	rig.Eventually(o.b, rig.WaitTimeout, func() bool { // until then messages leave
+		status, _ := o.client.Store(2)
+		return !status.Connections[0].Connected && !status.Connections[1].Connected
+	}, "the streams end")
+	return begun
+}
+
+func (o *outageOfStore) end() {
+	o.peer.Restart(o.b)
+	rig.Eventually(o.b, rig.WaitTimeout, func() bool { return o.host.ups.Load() == 2 }, "the store is up again")
 }
 
 // BenchmarkBlockedStreamHolds sends to a peer that never reads, and looks at what

@@ -53,6 +53,7 @@ func GRPCServerOptions() []grpc.ServerOption {
 type Server struct {
 	options ServerOptions
 	metrics *serverMetrics
+	memory  wire.Pool // of what is received
 	closing chan struct{}
 	running sync.WaitGroup
 

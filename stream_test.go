@@ -28,10 +28,10 @@ func TestS3Batches(t *testing.T) {
 		size                int
 		maxMessages, maxLen int
 	}{
-		"by default":       {func(*raftmux.ClientOptions) {}, 10, 128, 10 << 20},
+		"by default":       {func(*raftmux.ClientOptions) {}, 10, 128, raftmux.DefaultMaxBatchBytes},
 		"by count":         {func(o *raftmux.ClientOptions) { o.MaxBatchMessages = 7 }, 10, 7, 10 << 20},
 		"by bytes":         {func(o *raftmux.ClientOptions) { o.MaxBatchBytes = 10_000 }, 900, 128, 10_000},
-		"by default bytes": {func(*raftmux.ClientOptions) {}, 300_000, 128, 10 << 20},
+		"by default bytes": {func(*raftmux.ClientOptions) {}, 100_000, 128, raftmux.DefaultMaxBatchBytes},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

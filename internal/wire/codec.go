@@ -50,6 +50,10 @@ func (o *Outgoing) Free() {
 // memory in which the message lies until Release, or until the next RecvMsg
 // into it, which releases what it held. It is not for concurrent use.
 type Incoming struct {
+	// Pool gives the memory for messages that come in several pieces. Default
+	// gRPC's.
+	Pool mem.BufferPool
+
 	buf    mem.Buffer
 	poison bool // buf is wholly ours, and this is a test
 }
@@ -97,7 +101,10 @@ func (*Incoming) Unmarshal([]byte) error { return errors.New(foreignCodec) }
 // receive takes a reference of its own to data, made contiguous.
 func (in *Incoming) receive(data mem.BufferSlice) {
 	in.Release()
-	pool := mem.DefaultBufferPool()
+	pool := in.Pool
+	if pool == nil {
+		pool = mem.DefaultBufferPool()
+	}
 	switch {
 	case len(data) != 1:
 		// Copied, into memory that nobody else knows.

@@ -95,7 +95,7 @@ func (g *generation) bytes(b []byte) []byte {
 			if !g.take(own) {
 				return nil
 			}
-			return append(make([]byte, 0, n), b...)
+			return clone(b)
 		}
 		if !g.take(byteSlabSize) {
 			return nil

@@ -31,7 +31,14 @@ func (d *Decoder) bytes(b []byte) []byte {
 	case d.mode == modeGroup:
 		return d.group.bytes(b)
 	}
-	return append(make([]byte, 0, len(b)), b...)
+	return clone(b)
+}
+
+// clone copies b. Written like this, Go doesn't clear the memory first.
+func clone(b []byte) []byte {
+	c := make([]byte, len(b))
+	copy(c, b)
+	return c
 }
 
 // newEntry returns a zero entry, or nil when the slabs are used up.
