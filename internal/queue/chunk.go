@@ -68,11 +68,11 @@ func (c *chunk) room(frame int) bool {
 
 // accepted returns when the flush of record i began, to the millisecond.
 func (c *chunk) accepted(i int) time.Time {
-	return c.since.Add(time.Duration(c.records[i].later) * time.Millisecond)
+	return c.since.Add(c.records[i].since())
 }
 
-// before says whether record i was accepted before t.
-func (c *chunk) before(i int, t time.Time) bool { return c.accepted(i).Before(t) }
+// since returns how long after chunk.since the flush of the record began.
+func (r *record) since() time.Duration { return time.Duration(r.later) * time.Millisecond }
 
 // merge appends the content of a small chunk that was flushed later, and
 // returns false if it can't.

@@ -92,12 +92,13 @@ func (q *Queue) take(limits Limits, now time.Time) (batch Batch, expired droppin
 	bodies, done := 0, 0
 	for full := false; done < len(q.chunks); done++ {
 		c := q.chunks[done]
+		tooOld := oldest.Sub(c.since)
 		from := c.start(c.next)
 		to := from
 		before := bodies
 		for !full && c.next < len(c.records) {
 			r := &c.records[c.next]
-			if !r.dropped && c.before(c.next, oldest) {
+			if !r.dropped && r.since() < tooOld {
 				r.dropped = true
 				expired.add(r)
 			}
