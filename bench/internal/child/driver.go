@@ -1,0 +1,88 @@
+package child
+
+import (
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/raftmux/raftmux/bench/internal/arm"
+	"github.com/raftmux/raftmux/bench/internal/load"
+)
+
+// A worker waits for that long when there is no room for a message, and for twice
+// as long each time that there still is none: to try costs something, and no
+// transport's queue runs dry in the longest wait.
+const (
+	firstWait = 50 * time.Microsecond
+	lastWait  = 400 * time.Microsecond
+)
+
+// driver is one sending goroutine. A round of it is what is sent between two
+// flushes.
+type driver struct {
+	worker   arm.Worker
+	plan     load.Plan
+	next     int // message of the ring
+	accepted uint64
+	refused  uint64
+}
+
+// flood runs rounds as fast as there is room for them.
+func (d *driver) flood(stop *atomic.Bool) {
+	for !stop.Load() {
+		d.round(stop, nil)
+	}
+}
+
+// pace begins a round per interval, with the time in its messages. What a late
+// round missed is caught up.
+func (d *driver) pace(stop *atomic.Bool, interval time.Duration) {
+	stamper, _ := d.worker.(arm.Stamper)
+	for due := time.Now(); !stop.Load(); due = due.Add(interval) {
+		if wait := time.Until(due); wait > 0 {
+			pause(wait)
+		}
+		d.round(stop, stamper)
+	}
+}
+
+func (d *driver) round(stop *atomic.Bool, stamper arm.Stamper) {
+	began := time.Now().UnixNano()
+	wait := firstWait
+	for sent := 0; sent < d.plan.PerFlush*d.plan.Stores; {
+		if stamper != nil {
+			stamper.Stamp(d.next, began)
+		}
+		if d.worker.Send(d.next) {
+			d.next = (d.next + 1) % d.plan.Ring
+			d.accepted++
+			sent++
+			wait = firstWait
+			continue
+		}
+		d.refused++
+		d.flush()
+		if stop.Load() {
+			return
+		}
+		pause(wait)
+		wait = min(2*wait, lastWait)
+	}
+	if d.flush() > 0 && !stop.Load() {
+		pause(lastWait / 2)
+	}
+}
+
+func (d *driver) flush() (refused int) {
+	refused = d.worker.Flush()
+	d.accepted -= uint64(refused)
+	d.refused += uint64(refused)
+	return refused
+}
+
+// pause sleeps by the kernel's clock: time.Sleep of less than a millisecond takes
+// a whole one while the process has nothing else to do.
+func pause(d time.Duration) {
+	left := syscall.NsecToTimespec(d.Nanoseconds())
+	_ = syscall.Nanosleep(&left, nil) // a signal cuts it short, and that is all right
+}
