@@ -3,19 +3,15 @@ package arm
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"time"
 
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/mem"
 
 	"github.com/raftmux/raftmux"
 	"github.com/raftmux/raftmux/bench/internal/load"
 	"github.com/raftmux/raftmux/internal/peer"
-	"github.com/raftmux/raftmux/internal/wire"
 )
 
 // echoWait is how long a message may take there and back.
@@ -153,90 +149,4 @@ func (s signal) await() error {
 	case <-timer.C:
 		return errors.New("echo: nothing came back")
 	}
-}
-
-// bareEchoArm is the round trip on a bare gRPC stream: the same bytes there and
-// back, and nothing in between. Windows are raftmux's, for without them gRPC
-// would add pings of its own to measure the link.
-func bareEchoArm() Arm {
-	return Arm{Name: "echo bare", Serve: serveBareEcho, Dial: dialBareEcho}
-}
-
-const bareMethod = "/bench.Echo/Stream"
-
-func serveBareEcho(ServeOptions) (Receiver, error) {
-	server := grpc.NewServer(raftmux.GRPCServerOptions()...)
-	server.RegisterService(&grpc.ServiceDesc{
-		ServiceName: "bench.Echo",
-		HandlerType: (*any)(nil),
-		Streams:     []grpc.StreamDesc{{StreamName: "Stream", ClientStreams: true, ServerStreams: true, Handler: bareEcho}},
-	}, nil)
-	r := &grpcReceiver{}
-	return r, r.serve(server)
-}
-
-func bareEcho(_ any, stream grpc.ServerStream) error {
-	var in wire.Incoming
-	defer in.Release()
-	for {
-		if err := stream.RecvMsg(&in); err != nil {
-			return err
-		}
-		if err := stream.SendMsg(copied(in.Bytes())); err != nil {
-			return err
-		}
-	}
-}
-
-func copied(message []byte) *wire.Outgoing {
-	return &wire.Outgoing{Buffers: mem.BufferSlice{mem.SliceBuffer(append([]byte(nil), message...))}}
-}
-
-type barePinger struct {
-	conn    *grpc.ClientConn
-	cancel  context.CancelFunc
-	stream  grpc.ClientStream
-	message []byte
-	in      wire.Incoming
-}
-
-func dialBareEcho(o DialOptions) (Sender, error) {
-	if err := closeUnused(o.Back); err != nil {
-		return nil, err
-	}
-	message, err := load.Message{Region: 1, Store: echoStore}.KV().Marshal()
-	if err != nil {
-		return nil, fmt.Errorf("echo: %w", err)
-	}
-	conn, err := grpc.NewClient("passthrough:///"+o.Endpoint.Addresses[0],
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithInitialWindowSize(raftmux.DefaultWindowSize),
-		grpc.WithInitialConnWindowSize(raftmux.DefaultWindowSize),
-	)
-	if err != nil {
-		return nil, fmt.Errorf("echo: %w", err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, bareMethod,
-		grpc.ForceCodecV2(wire.Codec{}))
-	if err != nil {
-		cancel()
-		return nil, errors.Join(fmt.Errorf("echo: %w", err), conn.Close())
-	}
-	return &barePinger{conn: conn, cancel: cancel, stream: stream, message: message}, nil
-}
-
-// Ping implements Pinger.
-func (p *barePinger) Ping() error {
-	if err := p.stream.SendMsg(copied(p.message)); err != nil {
-		return err
-	}
-	return p.stream.RecvMsg(&p.in)
-}
-
-// Close implements Sender.
-func (p *barePinger) Close() error {
-	p.cancel()
-	p.in.Release()
-	return p.conn.Close()
 }
