@@ -19,7 +19,7 @@ const (
 const MaxObservedTimeSize = 1 + 10
 
 // varintSize is the length of v as a varint.
-func varintSize(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
+func varintSize(v uint64) int { return (9*bits.Len64(v|1) + 64) / 64 }
 
 // FrameHeaderSize is the exact size of what stands in a batch before a message
 // whose body is that many bytes: its tag and its length.

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"math"
@@ -134,5 +135,15 @@ func TestReadFramesAllocatesNothing(t *testing.T) {
 		dst = AppendObservedTime(AppendFrameHeader(dst[:0], 1<<20), 1<<60)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestVarintSize(t *testing.T) {
+	for shift := range 64 {
+		for _, v := range []uint64{1<<shift - 1, 1 << shift, 1<<shift + 1} {
+			if got, want := varintSize(v), len(binary.AppendUvarint(nil, v)); got != want {
+				t.Errorf("%d takes %d bytes, not %d", v, want, got)
+			}
+		}
 	}
 }
