@@ -52,6 +52,24 @@ type link struct {
 // Connect implements peer.Transport. It waits for ConnectTimeout at most. gRPC
 // gets one try: trying again is not up to it.
 func (t *Transport) Connect(ctx context.Context, address string) (peer.Link, error) {
+	l, err := t.connect(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// Dial is Connect for who opens streams himself. Closing is by the function that
+// it returns, and not by the ClientConn's own method.
+func (t *Transport) Dial(ctx context.Context, address string) (client *grpc.ClientConn, closeAll func(), err error) {
+	l, err := t.connect(ctx, address)
+	if err != nil {
+		return nil, nil, err
+	}
+	return l.client, l.Close, nil
+}
+
+func (t *Transport) connect(ctx context.Context, address string) (*link, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, t.options.ConnectTimeout,
 		fmt.Errorf("no connection within %v", t.options.ConnectTimeout))
 	defer cancel()
