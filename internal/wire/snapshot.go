@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 )
 
 // SnapshotMethod is the method by which snapshots travel.
@@ -77,6 +79,21 @@ func ParseSnapshotPrecheck(text string) (SnapshotPrecheck, error) {
 	}
 	return SnapshotPrecheck{RegionID: region, PeerID: peer, StoreID: store, ForBalance: balance}, nil
 }
+
+// ForWitness says whether a snapshot's data is the RaftSnapshotData of a witness's
+// snapshot in that region. A host's own bytes won't name the region there.
+func ForWitness(regionID uint64, snapshotData []byte) bool {
+	if len(snapshotData) > maxSnapshotData {
+		return false
+	}
+	var data raft_serverpb.RaftSnapshotData
+	return data.Unmarshal(snapshotData) == nil && data.GetMeta().GetForWitness() &&
+		data.GetRegion().GetId() == regionID && len(data.GetData()) == 0
+}
+
+// maxSnapshotData bounds what is parsed as RaftSnapshotData: a region, and a few
+// names and sizes. What is larger is a host's whole state.
+const maxSnapshotData = 1 << 20
 
 // The fields of SnapshotChunk. The last two are raftmux's own, with numbers that
 // kvproto is not going to reach: other peers skip them.
