@@ -128,11 +128,17 @@ func TestCutLeavesNothing(t *testing.T) {
 // plainStream opens a stream with the generated client.
 func plainStream(t testing.TB, address string) tikvpb.Tikv_SnapshotClient {
 	t.Helper()
-	stream, err := tikvpb.NewTikvClient(rig.NewRaftClient(t, address, rig.RaftClientOptions{}).Conn()).Snapshot(t.Context())
+	stream, err := newPlainClient(t, address).Snapshot(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return stream
+}
+
+// newPlainClient returns the generated client with gRPC's own codec.
+func newPlainClient(t testing.TB, address string) tikvpb.TikvClient {
+	t.Helper()
+	return tikvpb.NewTikvClient(rig.NewRaftClient(t, address, rig.RaftClientOptions{}).Conn())
 }
 
 // sendPlain sends a message and data as a TiKV does. The stream's end tells how it went.
