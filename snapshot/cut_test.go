@@ -29,9 +29,18 @@ func cuts(size int) []int64 {
 }
 
 // quiet waits until the store receives nothing.
-func (s *store) quiet(t testing.TB) {
+func (s *store) quiet(t interface {
+	Helper()
+	Fatalf(format string, args ...any)
+},
+) {
 	t.Helper()
-	rig.Eventually(t, rig.WaitTimeout, func() bool { return len(s.Transfers()) == 0 }, "the receiver's end")
+	for deadline := time.Now().Add(rig.WaitTimeout); len(s.Transfers()) > 0; {
+		if time.Now().After(deadline) {
+			t.Fatalf("the receiver has not ended")
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // C9: wherever the connection is cut, no snapshot is surfaced, the leader hears of
