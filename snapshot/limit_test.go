@@ -193,7 +193,7 @@ func TestProgress(t *testing.T) {
 		t.Errorf("%v transfers have ended", got)
 	}
 	sender.Close()
-	s.Receiver.Close()
+	s.Close()
 	if families, err := registry.Gather(); err != nil || len(families) > 0 {
 		t.Errorf("%d families after Close, %v", len(families), err)
 	}
@@ -328,8 +328,8 @@ func TestClosed(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	sender := newSender(t, memory{7: random(1, 10)})
-	s.Receiver.Close()
-	s.Receiver.Close()
+	s.Close()
+	s.Close()
 	if err := sender.SendSnapshot(context.Background(), s.address, message(7, 10)); status.Code(errors.Unwrap(err)) != codes.Unavailable {
 		t.Errorf("a closed receiver: %v", err)
 	}

@@ -28,7 +28,7 @@ type faulty struct {
 	commitFails       bool
 	atByte            int    // where act is called, when that much was written
 	act               func() // cancels, say
-	written, attempts int
+	written     int
 }
 
 func (f *faulty) OpenSnapshot(context.Context, *raft_serverpb.RaftMessage) (snapshot.Data, error) {
@@ -160,7 +160,7 @@ func TestC9AnyFaults(t *testing.T) {
 			surfaced = len(have)
 		}
 		l.close()
-		s.Receiver.Close()
+		s.Close()
 		if !f.idle() {
 			rt.Fatal("a Writer has not ended")
 		}
