@@ -140,9 +140,7 @@ func TestC9AnyFaults(t *testing.T) {
 			l.send(7, size)
 			status := l.wait(7)
 			s.quiet(rt)
-			f.sink.mu.Lock()
-			have := f.committed[7]
-			f.sink.mu.Unlock()
+			have := f.of(7)
 			for _, b := range have {
 				if !bytes.Equal(b, f.data) {
 					rt.Fatalf("%s: other bytes were surfaced", fault)
