@@ -5,6 +5,7 @@ import (
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 
 	"github.com/raftmux/raftmux/internal/peer"
+	"github.com/raftmux/raftmux/internal/wire"
 )
 
 // kvEncoder encodes kvproto's own messages. A Sender uses one over and over.
@@ -37,6 +38,7 @@ func (e *kvEncoder) reset() { e.message = nil }
 // envelopeOf reads a message's envelope. It takes a nil message, which is invalid.
 func envelopeOf(message *raft_serverpb.RaftMessage) Envelope {
 	body := message.GetMessage()
+	snapshot := body.GetMsgType() == eraftpb.MessageType_MsgSnapshot
 	return Envelope{
 		RegionID:    message.GetRegionId(),
 		FromStoreID: message.GetFromPeer().GetStoreId(),
@@ -45,7 +47,13 @@ func envelopeOf(message *raft_serverpb.RaftMessage) Envelope {
 		Type:        body.GetMsgType(),
 		HasMessage:  body != nil,
 		Bodiless:    message.GetExtraMsg() != nil || message.GetIsTombstone() || message.GetMergeTarget() != nil,
+		Witness:     snapshot && wire.ForWitness(message.GetRegionId(), body.GetSnapshot().GetData()),
 	}
+}
+
+// transfers says whether a message is the SnapshotSender's to carry.
+func transfers(envelope Envelope) bool {
+	return envelope.HasMessage && envelope.Type == eraftpb.MessageType_MsgSnapshot && !envelope.Witness
 }
 
 // invalid says what is wrong with a message, "" if nothing is.

@@ -81,7 +81,8 @@ type ClientOptions struct {
 	// costs nothing measurable; TiKV's is 10 MiB.
 	MaxBatchBytes int
 	// MaxMessageSize is the encoded size above which a message is refused
-	// (max-message-size). One larger than MaxBatchBytes travels alone. Default 64 MiB.
+	// (max-message-size). One larger than MaxBatchBytes travels alone. Snapshot
+	// messages have MaxSnapshotMessageSize instead. Default 64 MiB.
 	MaxMessageSize int
 	// MaxMessageAge is the age above which a waiting message is dropped and
 	// reported in place of being sent (raft-msg-max-age). Keep it below the

@@ -68,7 +68,7 @@ type SnapshotSender interface {
 
 // SnapshotReceiver takes snapshots that peers send; package snapshot has one.
 type SnapshotReceiver interface {
-	// ReceiveSnapshot serves one stream of Tikv.Snapshot: it reads messages
+	// ReceiveSnapshot serves one stream of Tikv.Snapshot: it receives messages
 	// *raft_serverpb.SnapshotChunk until io.EOF and answers with one
 	// *raft_serverpb.Done, or returns the error that the peer gets for it. It must
 	// return when the stream's context ends.
@@ -89,6 +89,10 @@ type Envelope struct {
 	// Bodiless is set on messages with extra_msg, is_tombstone or merge_target,
 	// which TiKV also sends without a Raft message.
 	Bodiless bool
+	// Witness is set on a snapshot message for a witness, which has no data beside
+	// the message. It travels on the stream, with the data, and is reported as
+	// finished as soon as it is accepted, as TiKV does.
+	Witness bool
 }
 
 // EnvelopeOf reads the envelope of one of kvproto's messages. It is for what

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 
 	"github.com/raftmux/raftmux/internal/mutant"
@@ -58,7 +57,9 @@ type path struct {
 //
 // An accepted message is sent, or dropped and reported; a refused one makes no
 // callback: to tell the own Raft is the caller's, see ReportRefused. A snapshot
-// message is accepted for the SnapshotSender and ends in exactly one status.
+// message is accepted for the SnapshotSender and ends in exactly one status; one
+// for a witness (its RaftSnapshotData says so) takes the stream, and ends in
+// SnapshotFinish at once.
 func (s *Sender) Send(message *raft_serverpb.RaftMessage) error {
 	s.kvraft.message = message
 	defer s.kvraft.reset()
@@ -81,7 +82,7 @@ func (s *Sender) SendEncoded(envelope Envelope, encoder Encoder) error {
 	if size <= 0 {
 		return s.refuse(envelope, ErrInvalid, "the message is empty")
 	}
-	if limit := s.client.options.MaxMessageSize; size > limit {
+	if limit := s.limit(envelope); size > limit {
 		return s.refuse(envelope, ErrTooLarge, fmt.Sprintf("%d bytes, the limit is %d", size, limit))
 	}
 	err := s.send(envelope, encoder, size)
@@ -97,6 +98,19 @@ func (s *Sender) SendEncoded(envelope Envelope, encoder Encoder) error {
 	return nil
 }
 
+// MaxSnapshotMessageSize is the encoded size above which a snapshot message is
+// refused. Its data, which travels beside it, has no limit.
+const MaxSnapshotMessageSize = 64 << 20
+
+// limit returns the size above which a message is refused. What doesn't ride the
+// stream isn't judged by the stream's limit.
+func (s *Sender) limit(envelope Envelope) int {
+	if transfers(envelope) {
+		return MaxSnapshotMessageSize
+	}
+	return s.client.options.MaxMessageSize
+}
+
 // send returns nil or the bare reason.
 func (s *Sender) send(envelope Envelope, encoder Encoder, size int) error {
 	r, err := s.route(envelope.ToStoreID)
@@ -110,9 +124,17 @@ func (s *Sender) send(envelope Envelope, encoder Encoder, size int) error {
 		return ErrFull
 	case r.store.Paused():
 		return ErrPaused
-	case envelope.Type == eraftpb.MessageType_MsgSnapshot:
+	case transfers(envelope):
 		return s.sendSnapshot(r.store, envelope, encoder, size)
+	case envelope.Witness:
+		// Nothing but the message has to arrive, and Raft sends that again.
+		return s.client.stores.SendWitness(peerOf(envelope), func() error { return s.push(r, envelope, encoder, size) })
 	}
+	return s.push(r, envelope, encoder, size)
+}
+
+// push stages a message for the stream.
+func (s *Sender) push(r *route, envelope Envelope, encoder Encoder, size int) error {
 	p, err := r.path(laneOf(envelope), envelope.RegionID)
 	if err != nil {
 		return ErrDisconnected
@@ -150,13 +172,17 @@ func (s *Sender) sendSnapshot(store *peer.Store, envelope Envelope, encoder Enco
 	if len(encoded) != size {
 		return fmt.Errorf("%w: %w", ErrInvalid, queue.ErrEncoder)
 	}
-	if err := store.SendSnapshot(report.Peer{RegionID: envelope.RegionID, PeerID: envelope.ToPeerID}, encoded); err != nil {
+	if err := store.SendSnapshot(peerOf(envelope), encoded); err != nil {
 		return ErrDisconnected
 	}
 	if lose := s.client.options.Hooks.LoseSnapshot; lose != nil && lose(envelope) {
 		s.client.RemoveStore(envelope.ToStoreID)
 	}
 	return nil
+}
+
+func peerOf(envelope Envelope) report.Peer {
+	return report.Peer{RegionID: envelope.RegionID, PeerID: envelope.ToPeerID}
 }
 
 // NeedFlush says whether Flush has anything to do.

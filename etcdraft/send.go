@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/raftmux/raftmux"
+	"github.com/raftmux/raftmux/internal/wire"
 )
 
 // Peer is one replica of a region.
@@ -94,6 +95,8 @@ func (s *Sender) Send(header Header, message *raftpb.Message) error {
 		ToPeerID:    header.To.ID,
 		Type:        eraftpb.MessageType(message.GetType()),
 		HasMessage:  true,
+		Witness: message.GetType() == raftpb.MsgSnap &&
+			wire.ForWitness(header.RegionID, message.GetSnapshot().GetData()),
 	}, &s.encoder)
 	s.encoder.clear()
 	return err

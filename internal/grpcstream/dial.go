@@ -4,6 +4,7 @@ package grpcstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -52,6 +53,24 @@ type link struct {
 // Connect implements peer.Transport. It waits for ConnectTimeout at most. gRPC
 // gets one try: trying again is not up to it.
 func (t *Transport) Connect(ctx context.Context, address string) (peer.Link, error) {
+	l, err := t.connect(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// Dial is Connect for who opens streams himself. Closing is by the function that
+// it returns, and not by the ClientConn's own method.
+func (t *Transport) Dial(ctx context.Context, address string) (client *grpc.ClientConn, closeAll func(), err error) {
+	l, err := t.connect(ctx, address)
+	if err != nil {
+		return nil, nil, err
+	}
+	return l.client, l.Close, nil
+}
+
+func (t *Transport) connect(ctx context.Context, address string) (*link, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, t.options.ConnectTimeout,
 		fmt.Errorf("no connection within %v", t.options.ConnectTimeout))
 	defer cancel()
@@ -64,7 +83,7 @@ func (t *Transport) Connect(ctx context.Context, address string) (peer.Link, err
 		return nil, err
 	}
 	l.client = client
-	if err := awaitReady(ctx, client); err != nil {
+	if err := l.awaitReady(ctx); err != nil {
 		l.Close()
 		return nil, err
 	}
@@ -90,6 +109,12 @@ func (l *link) dial(
 	return conn, nil
 }
 
+func (l *link) dialled() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.conns) > 0
+}
+
 // Close implements peer.Link. The socket goes first: while a peer reads nothing,
 // gRPC's own closing waits for seconds to say good-bye.
 func (l *link) Close() {
@@ -103,13 +128,19 @@ func (l *link) Close() {
 	_ = l.client.Close()
 }
 
-func awaitReady(ctx context.Context, client *grpc.ClientConn) error {
+func (l *link) awaitReady(ctx context.Context) error {
+	client := l.client
 	client.Connect()
 	for {
 		state := client.GetState()
 		switch state {
 		case connectivity.Ready:
 			return nil
+		case connectivity.Idle:
+			// Cut off within gRPC's greeting, it is idle again, and would stay so.
+			if l.dialled() {
+				return errors.New("connection was lost while it was made")
+			}
 		case connectivity.TransientFailure, connectivity.Shutdown:
 			// The state doesn't say why; a stream that doesn't wait does.
 			if _, err := client.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, wire.RaftMethod); err != nil {

@@ -53,6 +53,21 @@ func (s *Store) SendSnapshot(peer report.Peer, encoded []byte) error {
 	return nil
 }
 
+// SendWitness calls push, which accepts the snapshot message of a witness for the
+// stream, and reports it as finished if that succeeds. It fails with
+// ErrDisconnected after Close.
+func (s *Set) SendWitness(peer report.Peer, push func() error) error {
+	if !s.enter() {
+		return ErrDisconnected
+	}
+	defer s.running.Done()
+	if err := push(); err != nil {
+		return err
+	}
+	s.options.Reporter.Snapshot(report.Outcome{Peer: peer, Status: report.SnapshotFinish})
+	return nil
+}
+
 func (s *Store) carrySnapshot(peer report.Peer, encoded []byte) {
 	l, err := s.resolve(s.ctx, 0, time.Now().Add(-s.options.BackoffStep))
 	if err != nil {

@@ -1,0 +1,66 @@
+package snapshot
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+const (
+	// chunkSize is the size of a data chunk, TiKV's.
+	chunkSize = 1 << 20
+	// minChunkSize is that of a sender that is held back to a low rate: its
+	// receiver should still see something move.
+	minChunkSize = 64 << 10
+	// chunksPerSecond is what a limited sender aims at, at least.
+	chunksPerSecond = 32
+)
+
+// Limiter bounds the bytes per second of all Senders that share it, so give one
+// to all of a process. It may change at any time, and is safe for concurrent use.
+type Limiter struct{ rate *rate.Limiter }
+
+// NewLimiter returns a Limiter of so many bytes per second; 0 is without a limit.
+func NewLimiter(bytesPerSecond int64) *Limiter {
+	return &Limiter{rate: rate.NewLimiter(toLimit(bytesPerSecond), chunkSize)}
+}
+
+// SetRate changes the limit, also for transfers under way; 0 lifts it.
+func (l *Limiter) SetRate(bytesPerSecond int64) { l.rate.SetLimit(toLimit(bytesPerSecond)) }
+
+func toLimit(bytesPerSecond int64) rate.Limit {
+	if bytesPerSecond <= 0 {
+		return rate.Inf
+	}
+	return rate.Limit(bytesPerSecond)
+}
+
+// chunk returns how much to send at once.
+func (l *Limiter) chunk() int {
+	limit := l.rate.Limit()
+	if limit >= chunkSize*chunksPerSecond {
+		return chunkSize
+	}
+	return max(minChunkSize, int(limit/chunksPerSecond))
+}
+
+// wait waits until n bytes may leave, and returns how long that took. It waits
+// in steps of a tenth of a second, so that a new limit is soon felt.
+func (l *Limiter) wait(ctx context.Context, n int) (time.Duration, error) {
+	if l.rate.Limit() == rate.Inf {
+		return 0, ctx.Err()
+	}
+	start := time.Now()
+	for n > 0 {
+		step := min(n, minChunkSize)
+		if tenth := l.rate.Limit() / 10; tenth < minChunkSize {
+			step = min(step, max(1, int(tenth)))
+		}
+		if err := l.rate.WaitN(ctx, step); err != nil {
+			return time.Since(start), context.Cause(ctx)
+		}
+		n -= step
+	}
+	return time.Since(start), nil
+}

@@ -1,0 +1,66 @@
+package snapshot
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// watch cancels a sending transfer that doesn't move, or takes too long.
+type watch struct {
+	running sync.WaitGroup
+	// handed to gRPC, and freed by it.
+	handed, freed atomic.Int64
+	// held is set while the limiter has the transfer wait; throttled is how long
+	// it did, in all.
+	held      atomic.Bool
+	throttled atomic.Int64
+}
+
+// start begins to watch. The function that it returns ends that, and waits.
+func (w *watch) start(o *outgoing) (stop func()) {
+	stopped := make(chan struct{})
+	w.running.Go(func() {
+		ticker := time.NewTicker(max(time.Millisecond, min(time.Second, o.sender.options.StallTimeout/8, o.sender.options.Grace/8)))
+		defer ticker.Stop()
+		for {
+			select {
+			case <-stopped:
+				return
+			case <-ticker.C:
+			}
+			if err := w.verdict(o); err != nil {
+				o.cancel(err)
+				return
+			}
+		}
+	})
+	return func() {
+		close(stopped)
+		w.running.Wait()
+	}
+}
+
+func (w *watch) verdict(o *outgoing) error {
+	if w.held.Load() {
+		return nil
+	}
+	// What the receiver does with all the data is bounded by the whole's time only.
+	idle := o.is(Committing) && w.freed.Load() >= w.handed.Load()
+	if limit := o.sender.options.StallTimeout; !idle && o.still() > limit {
+		return fmt.Errorf("%w for %v, at %d of %d bytes", ErrStalled, limit, o.done.Load(), o.total.Load())
+	}
+	elapsed := time.Since(o.started) - time.Duration(w.throttled.Load())
+	if limit := o.allowance(); elapsed > limit {
+		return fmt.Errorf("%w: more than %v, %s at %d of %d bytes", ErrTooSlow, limit, o.phase.Load(), o.done.Load(), o.total.Load())
+	}
+	return nil
+}
+
+// allowance is how long a transfer of that size may take.
+func (o *outgoing) allowance() time.Duration {
+	options := o.sender.options
+	seconds := float64(o.total.Load()) / float64(options.MinRate)
+	return options.Grace + time.Duration(seconds*float64(time.Second))
+}
