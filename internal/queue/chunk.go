@@ -48,11 +48,11 @@ type chunk struct {
 	passed      int       // those that parts has gone past
 	passedBytes int       // of those
 
-	next    int       // the first record that was not handed over yet
-	since   time.Time // when the first message was accepted; all of one flush count as that old
-	whole   mem.Buffer
-	pool    *Pool
-	class   int // index of the pool's class, -1 for memory that is not pooled
+	next  int       // the first record that was not handed over yet
+	since time.Time // when the first message was accepted; all of one flush count as that old
+	whole mem.Buffer
+	pool  *Pool
+	class int // index of the pool's class, -1 for memory that is not pooled
 
 	lender *Queue // who handed parts of it to gRPC; nil if nobody did
 	// lent bytes were handed over in that generation. Guarded by lender.lent.mu.
