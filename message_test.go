@@ -2,6 +2,7 @@ package raftmux
 
 import (
 	"bytes"
+	"context"
 	"reflect"
 	"slices"
 	"testing"
@@ -12,8 +13,10 @@ import (
 	"google.golang.org/grpc/mem"
 	"pgregory.net/rapid"
 
+	"github.com/raftmux/raftmux/internal/peer"
 	"github.com/raftmux/raftmux/internal/queue"
 	"github.com/raftmux/raftmux/internal/rig"
+	"github.com/raftmux/raftmux/internal/wire"
 )
 
 // C3: what kvproto's own code reads of a message is the same whether its payloads
@@ -138,5 +141,59 @@ func TestC3ReferringAllocatesLittle(t *testing.T) {
 	})
 	if each := n / perFlush; each > 0.5 {
 		t.Errorf("%v allocations per message", each)
+	}
+}
+
+// meddler is a host and its stream at once: the stream changes a payload that it
+// was handed, and says what happens when it lets go.
+type meddler struct {
+	stubTransport
+	payload []byte
+	said    chan any
+}
+
+func (m meddler) Connect(context.Context, string) (peer.Link, error) { return m, nil }
+
+func (m meddler) Open(ctx context.Context, kind peer.Kind, id wire.StreamID) (peer.Stream, error) {
+	stream, err := m.stubTransport.Open(ctx, kind, id)
+	return meddlerStream{stream, m}, err
+}
+
+type meddlerStream struct {
+	peer.Stream
+	meddler
+}
+
+func (s meddlerStream) Send(batch queue.Batch) error {
+	defer func() { s.said <- recover() }()
+	s.payload[17]++
+	batch.Buffers.Free()
+	return nil
+}
+
+// C3: with the opt-in, tests catch a host that changes a payload after Send;
+// without, it may.
+func TestC3ChangedPayloadIsCaught(t *testing.T) {
+	for referTo, caught := range map[int]bool{0: false, 16 << 10: true, 16<<10 + 1: false} {
+		message := rig.Append(1, 2, 3, 1, 16<<10)
+		m := meddler{payload: message.Message.Entries[0].Data, said: make(chan any)}
+		client, err := NewClient(ClientOptions{
+			StoreID: 1, Resolver: nowhere{}, Router: deaf{}, Transport: m, ReferToPayloads: referTo,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sender := client.NewSender()
+		if err := sender.Send(message); err != nil {
+			t.Fatal(err)
+		}
+		sender.Flush()
+		if said := <-m.said; (said != nil) != caught {
+			t.Errorf("refer to payloads of %d: %v", referTo, said)
+		}
+		sender.Close()
+		if err := client.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
 	}
 }
