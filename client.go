@@ -79,6 +79,7 @@ func (c *Client) peerOptions() *peer.Options {
 		QueueMessages:  o.QueueMessages,
 		QueueBytes:     max(o.QueueBytes/o.ConnectionsPerStore, o.MaxMessageSize),
 		QueueMinimum:   connectionMinimum,
+		ReferTo:        o.ReferToPayloads,
 		Budget:         queue.NewBudget(o.MemoryBudget),
 		Pool:           new(queue.Pool),
 		Limits:         o.tuning().limits(),

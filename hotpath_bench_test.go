@@ -21,32 +21,36 @@ const perFlush = 128
 // message, down to a stream that takes everything at once.
 func BenchmarkSendFlush(b *testing.B) {
 	for _, shape := range shapes() {
-		b.Run(shape.name, func(b *testing.B) {
-			client, err := NewClient(ClientOptions{
-				StoreID: 1, Resolver: nowhere{}, Router: deaf{}, QueueMessages: 1 << 20,
-				Transport: stubTransport{},
-			})
-			if err != nil {
-				b.Fatal(err)
+		b.Run(shape.name, func(b *testing.B) { sendFlush(b, shape.message, 0) })
+	}
+	large := shapes()[3]
+	b.Run(large.name+"/referring", func(b *testing.B) { sendFlush(b, large.message, minReferToPayloads) })
+}
+
+func sendFlush(b *testing.B, message *raft_serverpb.RaftMessage, referTo int) {
+	client, err := NewClient(ClientOptions{
+		StoreID: 1, Resolver: nowhere{}, Router: deaf{}, QueueMessages: 1 << 20,
+		Transport: stubTransport{}, ReferToPayloads: referTo,
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	sender := client.NewSender()
+	b.ReportAllocs()
+	b.ResetTimer()
+	for sent := 0; sent < b.N; {
+		for i := 0; i < perFlush && sent < b.N; i++ {
+			if err := sender.Send(message); err != nil {
+				sender.Flush() // full: the connection is behind
+				continue
 			}
-			sender := client.NewSender()
-			b.ReportAllocs()
-			b.ResetTimer()
-			for sent := 0; sent < b.N; {
-				for i := 0; i < perFlush && sent < b.N; i++ {
-					if err := sender.Send(shape.message); err != nil {
-						sender.Flush() // full: the connection is behind
-						continue
-					}
-					sent++
-				}
-				sender.Flush()
-			}
-			sender.Close()
-			if err := client.Close(context.Background()); err != nil {
-				b.Fatal(err)
-			}
-		})
+			sent++
+		}
+		sender.Flush()
+	}
+	sender.Close()
+	if err := client.Close(context.Background()); err != nil {
+		b.Fatal(err)
 	}
 }
 

@@ -22,12 +22,16 @@ func BenchmarkLoopback(b *testing.B) {
 			name string
 			lend bool
 		}{{"lent", true}, {"owned", false}} {
-			b.Run(shape.name+"/"+mode.name, func(b *testing.B) { loopback(b, shape.message, mode.lend) })
+			b.Run(shape.name+"/"+mode.name, func(b *testing.B) { loopback(b, shape.message, mode.lend, 0) })
 		}
 	}
+	large := shapes()[3]
+	b.Run(large.name+"/referring", func(b *testing.B) { loopback(b, large.message, true, minReferToPayloads) })
 }
 
-func loopback(b *testing.B, message *raft_serverpb.RaftMessage, lend bool) {
+// loopback lets the server lend what it receives, or not, and the client refer to
+// payloads of a size, or to none.
+func loopback(b *testing.B, message *raft_serverpb.RaftMessage, lend bool, referTo int) {
 	host := &countingHost{}
 	server, err := NewServer(ServerOptions{StoreID: 2, Handler: host, LendMessages: lend})
 	if err != nil {
@@ -43,6 +47,7 @@ func loopback(b *testing.B, message *raft_serverpb.RaftMessage, lend bool) {
 	defer grpcServer.Stop()
 	client, err := NewClient(ClientOptions{
 		StoreID: 1, Resolver: address(listener.Addr().String()), Router: deaf{}, MaxMessageAge: time.Hour,
+		ReferToPayloads: referTo,
 	})
 	if err != nil {
 		b.Fatal(err)

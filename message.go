@@ -1,6 +1,8 @@
 package raftmux
 
 import (
+	"encoding/binary"
+
 	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 
@@ -12,6 +14,7 @@ import (
 type kvEncoder struct {
 	message *raft_serverpb.RaftMessage
 	size    int
+	parts   kvParts
 }
 
 // Size implements Encoder.
@@ -28,6 +31,74 @@ func (e *kvEncoder) AppendTo(buffer []byte) []byte {
 	}
 	n, err := e.message.MarshalToSizedBuffer(buffer[len(buffer):end])
 	if err != nil || n != e.size {
+		return buffer
+	}
+	return buffer[:end]
+}
+
+// PayloadBytes implements PayloadEncoder.
+func (e *kvEncoder) PayloadBytes(atLeast int) (bytes int) {
+	for _, entry := range e.message.GetMessage().GetEntries() {
+		if n := len(entry.Data); n >= atLeast {
+			bytes += n
+		}
+	}
+	return bytes
+}
+
+// AppendReferring implements PayloadEncoder. The generated code writes back to
+// front and can't leave anything out, so it is given shallow copies without what
+// holds the payloads, and the rest is written here. Fields may come in any order.
+func (e *kvEncoder) AppendReferring(buffer []byte, payloads *Payloads) []byte {
+	parts := &e.parts
+	parts.outer, parts.raft = *e.message, *e.message.Message
+	parts.outer.Message, parts.raft.Entries = nil, nil
+	buffer = appendMarshalled(buffer, &parts.outer)
+	buffer = append(buffer, tagMessage)
+	buffer = binary.AppendUvarint(buffer, uint64(e.message.Message.Size()))
+	buffer = appendMarshalled(buffer, &parts.raft)
+	for _, entry := range e.message.Message.Entries {
+		buffer = append(buffer, tagEntry)
+		buffer = binary.AppendUvarint(buffer, uint64(entry.Size()))
+		parts.entry = *entry
+		parts.entry.Data = nil
+		buffer = appendMarshalled(buffer, &parts.entry)
+		if len(entry.Data) > 0 {
+			buffer = append(buffer, tagEntryData)
+			buffer = binary.AppendUvarint(buffer, uint64(len(entry.Data)))
+			buffer = payloads.Append(buffer, entry.Data)
+		}
+	}
+	*parts = kvParts{} // keeps nothing of the caller's
+	return buffer
+}
+
+// kvParts are shallow copies of what AppendReferring encodes.
+type kvParts struct {
+	outer raft_serverpb.RaftMessage
+	raft  eraftpb.Message
+	entry eraftpb.Entry
+}
+
+// Tags of length-delimited fields: the field's number times eight, plus 2.
+const (
+	tagMessage   = 4<<3 | 2 // RaftMessage.message
+	tagEntry     = 7<<3 | 2 // eraftpb.Message.entries
+	tagEntryData = 4<<3 | 2 // eraftpb.Entry.data
+)
+
+// appendMarshalled appends what the generated code makes of a message. If that
+// fails the message lacks those bytes, which Push notices.
+func appendMarshalled(buffer []byte, message interface {
+	Size() int
+	MarshalToSizedBuffer(b []byte) (int, error)
+},
+) []byte {
+	end := len(buffer) + message.Size()
+	if cap(buffer) < end {
+		return buffer
+	}
+	if _, err := message.MarshalToSizedBuffer(buffer[len(buffer):end]); err != nil {
 		return buffer
 	}
 	return buffer[:end]

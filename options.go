@@ -84,6 +84,14 @@ type ClientOptions struct {
 	// (max-message-size). One larger than MaxBatchBytes travels alone. Snapshot
 	// messages have MaxSnapshotMessageSize instead. Default 64 MiB.
 	MaxMessageSize int
+	// ReferToPayloads is the size from which on the payload of an entry is not copied
+	// by Send, but referred to until gRPC has let go of it or the message was
+	// dropped; at least 4 KiB. It is for hosts whose entries never change once they
+	// are made: such a payload, and the memory around it if it is a part of
+	// something larger, stays the host's and is neither to be written to nor to be
+	// used again, ever, for nobody tells when it is free. Tests panic if one has
+	// changed. It counts like any other in all bounds. Default 0: all is copied.
+	ReferToPayloads int
 	// MaxMessageAge is the age above which a waiting message is dropped and
 	// reported in place of being sent (raft-msg-max-age). Keep it below the
 	// election timeout. The default, 800 ms, suits the 1 s that hosts of etcd's
@@ -190,6 +198,10 @@ func (o ClientOptions) withDefaults() ClientOptions {
 // room for, so that one queue, which gets a third, can hold one.
 const minBudgetMessages = 4
 
+// minReferToPayloads is the size below which copying a payload is cheaper than
+// keeping account of it.
+const minReferToPayloads = 4 << 10
+
 func override[T int | time.Duration](field *T, value T) {
 	if value != 0 {
 		*field = value
@@ -233,6 +245,12 @@ func (o ClientOptions) validate() error {
 				Field:   field.name,
 				Problem: fmt.Sprintf("is %d, must be between %d and %d", field.value, field.atLeast, field.atMost),
 			}
+		}
+	}
+	if o.ReferToPayloads != 0 && o.ReferToPayloads < minReferToPayloads {
+		return &OptionError{
+			Field:   "ReferToPayloads",
+			Problem: fmt.Sprintf("is %d, must be 0 or at least %d", o.ReferToPayloads, minReferToPayloads),
 		}
 	}
 	for _, field := range []struct {

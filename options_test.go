@@ -34,6 +34,7 @@ func TestClientOptionErrors(t *testing.T) {
 		"batch bytes":               {"MaxBatchBytes", func(o *raftmux.ClientOptions) { o.MaxBatchBytes = -1 }},
 		"message size":              {"MaxMessageSize", func(o *raftmux.ClientOptions) { o.MaxMessageSize = -1 }},
 		"message size beyond gRPC":  {"MaxMessageSize", func(o *raftmux.ClientOptions) { o.MaxMessageSize = 1 << 40 }},
+		"payloads":                  {"ReferToPayloads", func(o *raftmux.ClientOptions) { o.ReferToPayloads = 4095 }},
 		"window":                    {"WindowSize", func(o *raftmux.ClientOptions) { o.WindowSize = 1 }},
 		"age":                       {"MaxMessageAge", func(o *raftmux.ClientOptions) { o.MaxMessageAge = -time.Second }},
 		"backoff":                   {"BackoffStep", func(o *raftmux.ClientOptions) { o.BackoffStep = -time.Second }},

@@ -7,6 +7,7 @@ import (
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 	"google.golang.org/grpc"
 
+	"github.com/raftmux/raftmux/internal/queue"
 	"github.com/raftmux/raftmux/internal/report"
 )
 
@@ -108,6 +109,24 @@ type Encoder interface {
 	// and returns the longer slice. It keeps no reference to either.
 	AppendTo(buffer []byte) []byte
 }
+
+// PayloadEncoder is an Encoder of messages whose payloads need not be copied: with
+// ClientOptions.ReferToPayloads, a message that has large ones is encoded by
+// AppendReferring. The payloads must then never change.
+type PayloadEncoder interface {
+	Encoder
+	// PayloadBytes returns how many bytes all payloads of at least that size have.
+	PayloadBytes(atLeast int) int
+	// AppendReferring is AppendTo, but adds each payload by payloads.Append, at its
+	// place, behind its length. The buffer has room for everything but the large
+	// ones. It keeps no reference to anything.
+	AppendReferring(buffer []byte, payloads *Payloads) []byte
+}
+
+// Payloads is where a PayloadEncoder leaves its payloads: Append copies the small
+// and refers to the large. A nil *Payloads copies all, so one method can serve as
+// AppendTo, too.
+type Payloads = queue.Payloads
 
 // Filter decides which messages may pass. It is called by every Sender on its
 // own goroutine, must be safe for concurrent use, and must not block.

@@ -211,6 +211,7 @@ func newPropModel(t *rapid.T, tb *propTB, proxies bool) *propModel {
 		BackoffStep:         m.step,
 		ConnectTimeout:      100 * time.Millisecond,
 		WindowSize:          64 << 10,
+		ReferToPayloads:     rapid.SampledFrom([]int{0, 4 << 10}).Draw(t, "refer to"),
 	})
 	if err != nil {
 		t.Fatal(err)

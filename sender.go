@@ -53,7 +53,8 @@ type path struct {
 
 // Send encodes a message and stages it for its store. It returns nil if the
 // message was accepted, or a *SendError. Once it has returned, the caller may
-// use the message and all that it refers to again.
+// use the message and all that it refers to again, unless
+// ClientOptions.ReferToPayloads says otherwise of large payloads.
 //
 // An accepted message is sent, or dropped and reported; a refused one makes no
 // callback: to tell the own Raft is the caller's, see ReportRefused. A snapshot
@@ -67,7 +68,7 @@ func (s *Sender) Send(message *raft_serverpb.RaftMessage) error {
 }
 
 // SendEncoded is Send for adapters of other Raft libraries. The encoder is not
-// used after it has returned.
+// used after it has returned. One that can do without copies is a PayloadEncoder.
 func (s *Sender) SendEncoded(envelope Envelope, encoder Encoder) error {
 	if s.closed {
 		return refuse(envelope, ErrDisconnected, "the sender is closed")

@@ -30,7 +30,7 @@ type seqConfig struct {
 	LetGo                                 bool // the end of a stream lets go of what it held
 	Deaf                                  bool // edges of stores may be answered "not now"
 	Heal                                  bool
-	Closes                                int
+	Closes, ReferTo                       int
 }
 
 type seqOp struct {
@@ -63,6 +63,7 @@ func drawSeqConfig(t *rapid.T) seqConfig {
 		Deaf:          rapid.IntRange(0, 4).Draw(t, "deaf") == 0,
 		Heal:          rapid.IntRange(0, 2).Draw(t, "heal") == 0,
 		Closes:        pick("closes", 1, 1, 1, 10),
+		ReferTo:       pick("refer to", 0, 4<<10),
 	}
 }
 
@@ -157,6 +158,7 @@ func newSeqModel(config seqConfig) *seqModel {
 		MaxMessageAge:       config.Age,
 		BackoffStep:         config.Step,
 		SendStallTimeout:    config.Stall,
+		ReferToPayloads:     config.ReferTo,
 	}
 	client, err := NewClient(m.options)
 	if err != nil {

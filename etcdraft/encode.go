@@ -5,6 +5,8 @@ import (
 	"math/bits"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/raftmux/raftmux"
 )
 
 // Tags of raft_serverpb.RaftMessage and what it holds: the field's number times
@@ -51,6 +53,8 @@ const (
 	tagLearnersNext   = 4<<3 | 2
 	tagAutoLeave      = 5 << 3
 )
+
+var _ raftmux.PayloadEncoder = (*encoder)(nil)
 
 // maxKeptSizes bounds the memory that an encoder keeps for the sizes of entries.
 const maxKeptSizes = 4096
@@ -128,8 +132,21 @@ func (e *encoder) measureSnapshot(snapshot *raftpb.Snapshot) int {
 // Size implements raftmux.Encoder.
 func (e *encoder) Size() int { return e.size }
 
+// PayloadBytes implements raftmux.PayloadEncoder.
+func (e *encoder) PayloadBytes(atLeast int) (bytes int) {
+	for _, entry := range e.message.Entries {
+		if n := len(entry.GetData()); n >= atLeast {
+			bytes += n
+		}
+	}
+	return bytes
+}
+
 // AppendTo implements raftmux.Encoder.
-func (e *encoder) AppendTo(b []byte) []byte {
+func (e *encoder) AppendTo(b []byte) []byte { return e.AppendReferring(b, nil) }
+
+// AppendReferring implements raftmux.PayloadEncoder.
+func (e *encoder) AppendReferring(b []byte, payloads *raftmux.Payloads) []byte {
 	h, m := &e.header, e.message
 	b = appendField(b, tagRegionID, h.RegionID)
 	b = appendPair(b, tagFromPeer, h.From.ID, h.From.StoreID)
@@ -149,7 +166,10 @@ func (e *encoder) AppendTo(b []byte) []byte {
 		b = appendField(b, tagEntryType, uint64(entry.GetType()))
 		b = appendField(b, tagEntryTerm, entry.GetTerm())
 		b = appendField(b, tagEntryIndex, entry.GetIndex())
-		b = appendBytes(b, tagEntryData, entry.GetData())
+		if data := entry.GetData(); len(data) > 0 {
+			b = binary.AppendUvarint(append(b, tagEntryData), uint64(len(data)))
+			b = payloads.Append(b, data)
+		}
 	}
 	b = appendField(b, tagCommit, m.GetCommit())
 	if m.Snapshot != nil {

@@ -73,7 +73,8 @@ type MuxSender interface {
 func NewSender(sender MuxSender) *Sender { return &Sender{sender: sender} }
 
 // Send checks a message and hands it to raftmux, encoded: when Send returns, the
-// caller may do with it what it likes. It never blocks. An error says that the
+// caller may do with it what it likes, but for payloads that
+// raftmux.ClientOptions.ReferToPayloads refers to. It never blocks. An error says that the
 // message was not accepted and that nobody will be told; it is a *CheckError,
 // which wraps raftmux.ErrInvalid, or what raftmux.Sender.SendEncoded returns.
 //

@@ -42,7 +42,7 @@ func TestWire(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				for _, data := range [][]byte{encoded, theirs} {
+				for _, data := range [][]byte{encoded, theirs, encodeReferring(t, header, sent)} {
 					*handler = keeper{}
 					envelope, err := receiver.Decode(data)
 					if err != nil {

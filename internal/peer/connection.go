@@ -39,6 +39,7 @@ func newConnection(store *Store, lane Lane, index int) *Connection {
 		Bytes:    o.QueueBytes,
 		Budget:   o.Budget,
 		Minimum:  o.QueueMinimum,
+		ReferTo:  o.ReferTo,
 		Pool:     o.Pool,
 		Dropped:  store.dropped,
 	}

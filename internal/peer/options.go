@@ -44,7 +44,7 @@ type Metrics interface {
 }
 
 // Options configures a Set and all its stores. All fields are mandatory, but
-// for SnapshotSender and BeforeResolve.
+// for SnapshotSender, BeforeResolve and ReferTo.
 type Options struct {
 	StoreID        uint64 // the own store
 	Incarnation    uint64 // this life of the own store
@@ -62,6 +62,7 @@ type Options struct {
 	QueueMessages int // per store, divided among its data connections
 	QueueBytes    int // per connection
 	QueueMinimum  int // per connection, what it may hold whatever the Budget says
+	ReferTo       int // payloads of at least so many bytes are not copied; 0 copies all
 	Budget        *queue.Budget
 	Pool          *queue.Pool
 	Limits        queue.Limits // until SetLimits

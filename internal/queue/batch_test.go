@@ -53,7 +53,7 @@ func TestS3BatchesByExactSize(t *testing.T) {
 			Age:      limits.Age,
 			Bare:     rapid.IntRange(0, 4).Draw(t, "bare") == 0,
 		}
-		q, _ := newQueue(1000, 1<<30)
+		q, _ := newQueue(1000, 1<<30, referTo(rapid.SampledFrom([]int{0, 1100}).Draw(t, "refer to")))
 		stage := q.NewStage()
 		var sent []*raft_serverpb.RaftMessage
 		sizes := rapid.OneOf(rapid.IntRange(0, 200), rapid.IntRange(0, 3000), rapid.IntRange(0, 20_000))

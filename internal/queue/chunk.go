@@ -27,7 +27,7 @@ const (
 // record is what the queue knows of one encoded message of a chunk.
 type record struct {
 	regionID, peerID uint64
-	end              uint32 // where its frame ends in the chunk
+	end              uint32 // where its frame ends in the chunk's content
 	body             uint32 // the size of the frame without tag and length
 	later            int32  // milliseconds from chunk.since to the flush's first message, rounded down
 	volatile         bool
@@ -35,17 +35,24 @@ type record struct {
 }
 
 // chunk is a run of encoded messages, frame after frame, in the order in which
-// they were accepted. It has one owner at a time: first a Stage, which appends;
+// they were accepted. Its content is its data with the payloads put in where they
+// belong, and all that counts bytes counts those. It has one owner at a time: first a Stage, which appends;
 // then, unchanged from there on, the Queue, which hands parts of it to gRPC;
 // when the Queue and gRPC have let go of it, its Pool.
 type chunk struct {
-	data    []byte
+	data    []byte // what was copied
 	records []record
-	next    int       // the first record that was not handed over yet
-	since   time.Time // when the first message was accepted; all of one flush count as that old
-	whole   mem.Buffer
-	pool    *Pool
-	class   int // index of the pool's class, -1 for memory that is not pooled
+
+	payloads    []payload // what is referred to, in the order of the content
+	referred    int       // their bytes
+	passed      int       // those that parts has gone past
+	passedBytes int       // of those
+
+	next  int       // the first record that was not handed over yet
+	since time.Time // when the first message was accepted; all of one flush count as that old
+	whole mem.Buffer
+	pool  *Pool
+	class int // index of the pool's class, -1 for memory that is not pooled
 
 	lender *Queue // who handed parts of it to gRPC; nil if nobody did
 	// lent bytes were handed over in that generation. Guarded by lender.lent.mu.
@@ -61,9 +68,10 @@ func (c *chunk) start(i int) int {
 	return int(c.records[i-1].end)
 }
 
-// room says whether a frame fits.
-func (c *chunk) room(frame int) bool {
-	return len(c.data)+frame <= cap(c.data)
+// room says whether a frame fits, of which so many bytes are copied and so many
+// referred to. A chunk comes back as a whole, so it must not refer to too much.
+func (c *chunk) room(copied, referred int) bool {
+	return len(c.data)+copied <= cap(c.data) && (referred == 0 || c.length()+copied+referred <= largeChunk)
 }
 
 // accepted returns when the flush of record i began, to the millisecond.
@@ -77,7 +85,7 @@ func (r *record) since() time.Duration { return time.Duration(r.later) * time.Mi
 // merge appends the content of a small chunk that was flushed later, and
 // returns false if it can't.
 func (c *chunk) merge(small *chunk) bool {
-	if c.whole != nil || len(small.data) > mergeable || !c.room(len(small.data)) {
+	if c.whole != nil || len(small.data) > mergeable || !c.room(len(small.data), small.referred) {
 		return false
 	}
 	later := small.since.Sub(c.since).Milliseconds()
@@ -87,18 +95,23 @@ func (c *chunk) merge(small *chunk) bool {
 	if later < math.MinInt32 || later > math.MaxInt32 {
 		return false
 	}
-	shift := uint32(len(c.data))
+	shift := c.length()
 	c.data = append(c.data, small.data...)
+	for _, p := range small.payloads {
+		p.start, p.chunk = p.start+shift, c
+		c.payloads = append(c.payloads, p)
+	}
+	c.referred += small.referred
 	for _, r := range small.records {
-		r.end += shift
+		r.end += uint32(shift)
 		r.later = int32(later)
 		c.records = append(c.records, r)
 	}
 	return true
 }
 
-// part returns the bytes [from, to) of a chunk that the queue owns. The caller
-// gets a reference of its own.
+// part returns the bytes [from, to) of the data of a chunk that the queue owns. The
+// caller gets a reference of its own.
 func (c *chunk) part(from, to int) mem.Buffer {
 	if c.whole == nil {
 		c.whole = mem.NewBuffer(&c.data, c)
@@ -127,6 +140,7 @@ func (c *chunk) Put(*[]byte) {
 		q.load.release(0, q.lent.takeBack(c))
 		c.lender = nil
 	}
+	c.dropPayloads()
 	wire.Poison(c.data[:cap(c.data)])
 	if c.class < 0 {
 		return

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"slices"
 	"sync"
 	"testing"
@@ -28,6 +29,46 @@ var limits = Limits{Messages: 128, Bytes: 10 << 20, Age: time.Hour}
 type encoded []byte
 
 func (e encoded) AppendTo(buffer []byte) []byte { return append(buffer, e...) }
+
+// referring is an encoder of bytes that are there already, in which payloads can
+// be told apart.
+type referring struct {
+	encoded
+	payloads [][]byte // parts of encoded, in order
+}
+
+// referringTo returns an encoder of m that refers to the entries' data in place.
+func referringTo(t fatalf, m *raft_serverpb.RaftMessage) *referring {
+	t.Helper()
+	r := &referring{encoded: encode(t, m)}
+	from := 0
+	for _, entry := range m.GetMessage().GetEntries() {
+		i := bytes.Index(r.encoded[from:], entry.Data)
+		r.payloads = append(r.payloads, r.encoded[from+i:from+i+len(entry.Data)])
+		from += i + len(entry.Data)
+	}
+	return r
+}
+
+func (r *referring) PayloadBytes(atLeast int) (n int) {
+	for _, payload := range r.payloads {
+		if len(payload) >= atLeast {
+			n += len(payload)
+		}
+	}
+	return n
+}
+
+func (r *referring) AppendReferring(buffer []byte, payloads *Payloads) []byte {
+	rest := r.encoded
+	for _, payload := range r.payloads {
+		at := cap(rest) - cap(payload)
+		buffer = append(buffer, rest[:at]...)
+		buffer = payloads.Append(buffer, payload)
+		rest = rest[at+len(payload):]
+	}
+	return append(buffer, rest...)
+}
 
 // encoderFunc is an encoder that does as a test says.
 type encoderFunc func(buffer []byte) []byte
@@ -66,11 +107,18 @@ func (d *drops) take() []drop {
 }
 
 // newQueue returns a queue with bounds, and the record of what it drops.
-func newQueue(messages, bytes int) (*Queue, *drops) {
+func newQueue(messages, bytes int, changes ...func(*Options)) (*Queue, *drops) {
 	d := new(drops)
-	d.queue = New(Options{Messages: messages, Bytes: bytes, Pool: new(Pool), Dropped: d.dropped})
+	options := Options{Messages: messages, Bytes: bytes, Pool: new(Pool), Dropped: d.dropped}
+	for _, change := range changes {
+		change(&options)
+	}
+	d.queue = New(options)
 	return d.queue, d
 }
+
+// referTo makes a queue refer to payloads of at least that many bytes.
+func referTo(bytes int) func(*Options) { return func(o *Options) { o.ReferTo = bytes } }
 
 // appendOf returns an append to a peer of a region with size bytes of data.
 func appendOf(region, peer uint64, size int) *raft_serverpb.RaftMessage {
@@ -86,15 +134,15 @@ func encode(t fatalf, m *raft_serverpb.RaftMessage) encoded {
 	return b
 }
 
-// push pushes m. Heartbeats are volatile.
+// push pushes m, whose data can be referred to. Heartbeats are volatile.
 func push(t fatalf, s *Stage, m *raft_serverpb.RaftMessage) error {
 	t.Helper()
-	body := encode(t, m)
+	body := referringTo(t, m)
 	return s.Push(Message{
 		RegionID: m.RegionId,
 		PeerID:   m.ToPeer.Id,
 		Volatile: m.Message.MsgType == eraftpb.MessageType_MsgHeartbeat,
-		Size:     len(body),
+		Size:     len(body.encoded),
 	}, body)
 }
 

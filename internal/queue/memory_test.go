@@ -20,7 +20,7 @@ import (
 // the pool meanwhile, whatever the queue does, and in whatever order parts of a
 // chunk are freed.
 func TestTakenBytesStayUntilFreed(t *testing.T) {
-	q, _ := newQueue(1<<20, 1<<30)
+	q, _ := newQueue(1<<20, 1<<30, referTo(4<<10))
 	var churners sync.WaitGroup
 	stop := make(chan struct{})
 	for w := range uint64(2) {
@@ -151,7 +151,7 @@ func TestChunkComesBackOnce(t *testing.T) {
 // memory is what a queue and its stages hold for messages.
 func memory(q *Queue) (n int) {
 	for _, c := range q.chunks {
-		n += cap(c.data) + cap(c.records)*int(unsafe.Sizeof(record{})) + int(unsafe.Sizeof(chunk{}))
+		n += c.referred + cap(c.payloads)*int(unsafe.Sizeof(payload{})) + cap(c.data) + cap(c.records)*int(unsafe.Sizeof(record{})) + int(unsafe.Sizeof(chunk{}))
 	}
 	return n + cap(q.chunks)*8
 }
@@ -161,16 +161,17 @@ func memory(q *Queue) (n int) {
 func TestS1MemoryOfSmallFlushes(t *testing.T) {
 	for _, size := range []int{40, 200, 1000, 1900, 2100, 3100, 4100, 9000, 33_000, 70_000, 200_000, 270_000} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			q, _ := newQueue(4096, 4<<20)
+			q, _ := newQueue(4096, 4<<20, referTo(4<<10))
 			var stages [8]*Stage
 			for i := range stages {
 				stages[i] = q.NewStage()
 			}
-			body := make(encoded, size)
+			copied := make(encoded, size)
+			bodies := []Encoder{copied, &referring{copied, [][]byte{copied[size/2:]}}}
 			for full := false; !full; {
 				// Flushed in the opposite order: accepted earlier, handed over later.
-				for _, s := range stages {
-					full = full || s.Push(Message{RegionID: 1, PeerID: 1, Size: size}, body) != nil
+				for i, s := range stages {
+					full = full || s.Push(Message{RegionID: 1, PeerID: 1, Size: size}, bodies[i%2]) != nil
 				}
 				for _, s := range slices.Backward(stages[:]) {
 					s.Flush()

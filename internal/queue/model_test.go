@@ -59,7 +59,7 @@ func TestC7Model(t *testing.T) {
 		// Without the wrapping rapid would ask for t.Deadline, which a bubble forbids.
 		rapid.Check(struct{ rapid.TB }{t}, func(t *rapid.T) {
 			m := new(model)
-			m.queue, m.drops = newQueue(modelMessages, modelBytes)
+			m.queue, m.drops = newQueue(modelMessages, modelBytes, referTo(rapid.SampledFrom([]int{0, 1100, 3000}).Draw(t, "refer to")))
 			m.newStage(t)
 			t.Repeat(map[string]func(*rapid.T){
 				"":             m.check,
@@ -195,7 +195,8 @@ func (m *model) push(t *rapid.T) {
 	message := rig.Heartbeat(s.id, 2, m.numbers)
 	volatile := rapid.IntRange(0, 2).Draw(t, "volatile") == 0
 	if !volatile {
-		message = appendOf(s.id, m.numbers, rapid.OneOf(rapid.IntRange(0, 100), rapid.IntRange(0, 6000)).Draw(t, "size"))
+		entries := rapid.SampledFrom([]int{1, 1, 1, 3}).Draw(t, "entries")
+		message = rig.Append(s.id, 2, m.numbers, entries, rapid.OneOf(rapid.IntRange(0, 100), rapid.IntRange(0, 6000)).Draw(t, "size"))
 	}
 	size := message.Size()
 	want := m.answer(s, size)

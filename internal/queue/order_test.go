@@ -16,7 +16,7 @@ import (
 // messages, while other stages push too.
 func TestC5OrderPerStage(t *testing.T) {
 	const workers, each = 4, 3000
-	q, _ := newQueue(300, 4<<20)
+	q, _ := newQueue(300, 4<<20, referTo(4<<10))
 	var producers sync.WaitGroup
 	for w := range uint64(workers) {
 		producers.Go(func() {

@@ -24,8 +24,8 @@ var (
 	ErrEncoder = errors.New("queue: the encoder wrote another size than it announced")
 )
 
-// Options configures a Queue. All fields but Budget, Reserve and Woken are
-// mandatory.
+// Options configures a Queue. All fields but Budget, Reserve, ReferTo and Woken
+// are mandatory.
 type Options struct {
 	// Messages bounds the messages that wait, staged ones included. Bytes bounds
 	// their bodies and those that gRPC has not let go of.
@@ -36,6 +36,10 @@ type Options struct {
 	// holds above Minimum bytes is taken from it.
 	Budget  *Budget
 	Minimum int
+	// ReferTo is the size from which on payloads are referred to and not copied, if
+	// the encoder is a Referrer. It is above the 1 KiB up to which gRPC doesn't tell
+	// when it has let go of a buffer. Default 0: all are copied.
+	ReferTo int
 	// Pool provides the memory.
 	Pool *Pool
 	// Dropped is told of the peers, each once per clearing, whose accepted

@@ -30,6 +30,8 @@ type Encoder interface {
 type Stage struct {
 	queue *Queue
 
+	payloads Payloads // of the message that Push is at
+
 	mu            sync.Mutex
 	chunk         *chunk // what was pushed since the last flush; nil if nothing was
 	passed        int    // bytes handed over since the last flush, in chunks that were full
@@ -42,7 +44,7 @@ type Stage struct {
 // NewStage attaches a stage to the queue. On a disconnected queue the stage is
 // disconnected too.
 func (q *Queue) NewStage() *Stage {
-	s := &Stage{queue: q}
+	s := &Stage{queue: q, payloads: Payloads{atLeast: q.options.ReferTo}}
 	q.all.Lock() // whoever has all stages has this one too
 	defer q.all.Unlock()
 	q.mu.Lock()
@@ -55,7 +57,8 @@ func (q *Queue) NewStage() *Stage {
 }
 
 // Push encodes a message into the stage. The encoder is not used after Push has
-// returned. On nil the message is accounted for from here on: sent, or dropped
+// returned; payloads that are referred to are, until the message is dropped or gRPC
+// has let go of it. On nil the message is accounted for from here on: sent, or dropped
 // and reported. It answers ErrFull (what is staged is flushed then, and the
 // consumer woken), ErrDisconnected or ErrEncoder.
 func (s *Stage) Push(message Message, encoder Encoder) error {
@@ -82,33 +85,34 @@ func (s *Stage) Push(message Message, encoder Encoder) error {
 	defer func() {
 		if !accepted {
 			q.load.release(1, message.Size)
+			s.payloads.reset()
 			s.dropEmpty()
 		}
 	}()
-	frame := wire.FrameSize(message.Size)
-	if s.chunk != nil && !s.chunk.room(frame) {
-		s.passed += len(s.chunk.data)
-		s.capacity = min(2*cap(s.chunk.data), largeChunk)
-		s.handOver(false)
-	}
-	if s.chunk == nil {
-		s.chunk = q.options.Pool.get(max(frame, s.capacity))
-		s.chunk.since = time.Now()
-	}
+	referrer, referred := s.referrer(message.Size, encoder)
+	copied := wire.FrameSize(message.Size) - referred
+	s.makeRoom(copied, referred)
 	c := s.chunk
 	data := wire.AppendFrameHeader(c.data, message.Size)
-	data = encoder.AppendTo(data)
-	if len(data) != len(c.data)+frame {
+	if referred == 0 {
+		data = encoder.AppendTo(data)
+	} else {
+		data = s.payloads.encode(data, referrer, referred)
+	}
+	if len(data) != len(c.data)+copied {
 		return ErrEncoder
 	}
 	if mutant.Active != mutant.C3 && cap(data) != cap(c.data) { // the encoder went to memory of its own
 		data = append(c.data, data[len(c.data):]...)
 	}
+	if referred > 0 {
+		c.refer(&s.payloads)
+	}
 	c.data = data
 	c.records = append(c.records, record{
 		regionID: message.RegionID,
 		peerID:   message.PeerID,
-		end:      uint32(len(data)),
+		end:      uint32(c.length()),
 		body:     uint32(message.Size),
 		volatile: message.Volatile,
 	})
@@ -116,6 +120,37 @@ func (s *Stage) Push(message Message, encoder Encoder) error {
 	s.acceptedBytes += uint64(message.Size)
 	accepted = true
 	return nil
+}
+
+// referrer returns who is to encode a message that has payloads to refer to, and
+// the bytes of those, or 0.
+func (s *Stage) referrer(size int, encoder Encoder) (referrer Referrer, referred int) {
+	atLeast := s.payloads.atLeast
+	if atLeast == 0 || size < atLeast {
+		return nil, 0
+	}
+	referrer, ok := encoder.(Referrer)
+	if !ok {
+		return nil, 0
+	}
+	referred = referrer.PayloadBytes(atLeast)
+	return referrer, min(max(referred, 0), size)
+}
+
+// makeRoom gives the stage a chunk with room for a frame, of which so many bytes
+// are copied and so many referred to. The caller holds s.mu.
+func (s *Stage) makeRoom(copied, referred int) {
+	if c := s.chunk; c != nil && !c.room(copied, referred) {
+		s.passed += len(c.data)
+		if len(c.data)+copied > cap(c.data) {
+			s.capacity = min(2*cap(c.data), largeChunk)
+		}
+		s.handOver(false)
+	}
+	if s.chunk == nil {
+		s.chunk = s.queue.options.Pool.get(max(copied, s.capacity))
+		s.chunk.since = time.Now()
+	}
 }
 
 // dropEmpty gives back a chunk that no message made it into. The caller holds s.mu.

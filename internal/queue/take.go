@@ -153,9 +153,9 @@ func (b *Batch) add(c *chunk, from, to int) {
 		return
 	}
 	if b.Buffers == nil {
-		b.Buffers = make(mem.BufferSlice, 0, 4)
+		b.Buffers = make(mem.BufferSlice, 0, 4+2*len(c.payloads))
 	}
-	b.Buffers = append(b.Buffers, c.part(from, to))
+	b.Buffers = c.parts(b.Buffers, from, to)
 	b.Bytes += to - from
 }
 

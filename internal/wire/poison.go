@@ -2,6 +2,7 @@ package wire
 
 import (
 	"flag"
+	"hash/crc32"
 	"sync"
 	"testing"
 
@@ -87,3 +88,18 @@ func poisonEntry(e *eraftpb.Entry) {
 	e.Data, e.Context = []byte(poisonText), []byte(poisonText)
 	e.XXX_unrecognized = nil
 }
+
+// Seal tells whether a host has changed memory that it lends: a checksum if
+// Poisoning, and nothing otherwise.
+type Seal uint32
+
+// SealOf seals b.
+func SealOf(b []byte) Seal {
+	if !Poisoning() {
+		return 0
+	}
+	return Seal(crc32.ChecksumIEEE(b))
+}
+
+// Holds says whether b is as it was when it was sealed.
+func (s Seal) Holds(b []byte) bool { return s == SealOf(b) }
