@@ -14,17 +14,24 @@ import (
 type kvEncoder struct {
 	message *raft_serverpb.RaftMessage
 	size    int
+	usual   wire.MessageEncoder
+	isUsual bool // the message is of the kind that usual takes, and measured
 	parts   kvParts
 }
 
 // Size implements Encoder.
 func (e *kvEncoder) Size() int {
-	e.size = e.message.Size()
+	if e.size, e.isUsual = e.usual.Measure(e.message); !e.isUsual {
+		e.size = e.message.Size()
+	}
 	return e.size
 }
 
 // AppendTo implements Encoder.
 func (e *kvEncoder) AppendTo(buffer []byte) []byte {
+	if e.isUsual {
+		return e.usual.AppendTo(buffer)
+	}
 	end := len(buffer) + e.size
 	if cap(buffer) < end {
 		return buffer
@@ -104,7 +111,10 @@ func appendMarshalled(buffer []byte, message interface {
 	return buffer[:end]
 }
 
-func (e *kvEncoder) reset() { e.message = nil }
+func (e *kvEncoder) reset() {
+	e.message = nil
+	e.usual.Reset()
+}
 
 // envelopeOf reads a message's envelope. It takes a nil message, which is invalid.
 func envelopeOf(message *raft_serverpb.RaftMessage) Envelope {

@@ -53,13 +53,15 @@ func (l *link) Open(ctx context.Context, kind peer.Kind, id wire.StreamID) (peer
 type stream struct {
 	inner  grpc.ClientStream
 	cancel context.CancelFunc
+
+	outgoing wire.Outgoing // belongs to Send
 }
 
 // Send implements peer.Stream.
 func (s *stream) Send(batch queue.Batch) error {
-	outgoing := wire.Outgoing{Buffers: batch.Buffers}
-	err := s.inner.SendMsg(&outgoing)
-	outgoing.Free()
+	s.outgoing.Buffers = batch.Buffers
+	err := s.inner.SendMsg(&s.outgoing)
+	s.outgoing.Free()
 	if err != nil && !errors.Is(err, io.EOF) {
 		// gRPC may have left the stream half broken. Otherwise it has ended, and
 		// must not be cancelled: its status is on the way to Wait.

@@ -17,7 +17,12 @@ import (
 const (
 	smallChunk = 4 << 10
 	largeChunk = 256 << 10
-	classes    = 7
+	// A message that is larger has a chunk to itself, up to hugeChunk from the
+	// pool: the next power of two and slack, for payloads have round sizes and a
+	// message has a little more.
+	hugeChunk = 2<<20 + slack
+	slack     = 8 << 10
+	classes   = 11
 	// mergeable is the content up to which a chunk is copied into the one before
 	// it, so that a queue that fills up by small flushes holds little more
 	// memory than its messages have bytes.
@@ -36,9 +41,9 @@ type record struct {
 
 // chunk is a run of encoded messages, frame after frame, in the order in which
 // they were accepted. Its content is its data with the payloads put in where they
-// belong, and all that counts bytes counts those. It has one owner at a time: first a Stage, which appends;
-// then, unchanged from there on, the Queue, which hands parts of it to gRPC;
-// when the Queue and gRPC have let go of it, its Pool.
+// belong, and all that counts bytes counts those. It has one owner at a time:
+// first a Stage, which appends; then, unchanged from there on, the Queue, which
+// hands parts of it to gRPC; when the Queue and gRPC have let go of it, its Pool.
 type chunk struct {
 	data    []byte // what was copied
 	records []record
@@ -160,12 +165,28 @@ type Pool struct {
 
 // get returns an empty chunk with room for at least size bytes.
 func (p *Pool) get(size int) *chunk {
-	if size > largeChunk {
+	if size > hugeChunk {
 		return &chunk{data: make([]byte, 0, size), pool: p, class: -1}
 	}
-	class := bits.Len(uint(max(size, smallChunk)-1)) - bits.Len(smallChunk-1)
+	class, capacity := classOf(size)
 	if c, ok := p.classes[class].Get().(*chunk); ok {
 		return c
 	}
-	return &chunk{data: make([]byte, 0, smallChunk<<class), pool: p, class: class}
+	return &chunk{data: make([]byte, 0, capacity), pool: p, class: class}
+}
+
+// classOf returns the class of chunks with room for at least size bytes, and
+// how much room they have.
+func classOf(size int) (class, capacity int) {
+	if size <= largeChunk {
+		class = doublings(size)
+		return class, smallChunk << class
+	}
+	class = doublings(size - slack)
+	return class + 1, smallChunk<<class + slack
+}
+
+// doublings returns how often smallChunk is doubled to hold size bytes.
+func doublings(size int) int {
+	return bits.Len(uint(max(size, smallChunk)-1)) - bits.Len(smallChunk-1)
 }

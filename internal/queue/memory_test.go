@@ -139,10 +139,14 @@ func TestChunkComesBackOnce(t *testing.T) {
 		{smallChunk + 1, 2 * smallChunk},
 		{largeChunk/2 + 1, largeChunk},
 		{largeChunk, largeChunk},
-		{largeChunk + 1, largeChunk + 1},
+		{largeChunk + 1, largeChunk + slack},
+		{largeChunk + slack, largeChunk + slack},
+		{largeChunk + slack + 1, 2*largeChunk + slack},
+		{hugeChunk, hugeChunk},
+		{hugeChunk + 1, hugeChunk + 1},
 	} {
 		c := pool.get(test.size)
-		if cap(c.data) != test.capacity || (c.class < 0) != (test.size > largeChunk) || c.class >= classes {
+		if cap(c.data) != test.capacity || (c.class < 0) != (test.size > hugeChunk) || c.class >= classes {
 			t.Errorf("%d bytes: a chunk of %d in class %d", test.size, cap(c.data), c.class)
 		}
 	}

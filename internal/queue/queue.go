@@ -60,6 +60,8 @@ type Queue struct {
 	lent    lent
 	wake    chan struct{} // capacity 1; a token means "look again"
 
+	trailers trailers // belongs to the caller of Take
+
 	all sync.Mutex // held by whoever locks several stages, or adds one
 
 	mu     sync.Mutex

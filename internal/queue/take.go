@@ -71,11 +71,36 @@ func (q *Queue) Take(limits Limits) (Batch, bool) {
 		return Batch{}, false
 	}
 	if !limits.Bare {
-		trailer := wire.AppendObservedTime(make([]byte, 0, wire.MaxObservedTimeSize), now.UnixNano())
-		batch.Buffers = append(batch.Buffers, mem.SliceBuffer(trailer))
-		batch.Bytes += len(trailer)
+		trailer := q.trailers.next(now)
+		batch.Buffers = append(batch.Buffers, trailer)
+		batch.Bytes += trailer.Len()
 	}
 	return batch, true
+}
+
+// trailers makes the fields that end batches. Many lie in one piece of memory, for
+// one of its own would cost more allocations than the rest of the batch.
+type trailers struct {
+	data  []byte
+	whole mem.Buffer
+}
+
+// trailersSize is above the 1 KiB up to which gRPC doesn't count references.
+const trailersSize = 2 << 10
+
+// next returns last_observed_time, with a reference of its own.
+func (t *trailers) next(now time.Time) mem.Buffer {
+	if cap(t.data)-len(t.data) < wire.MaxObservedTimeSize {
+		if t.whole != nil {
+			t.whole.Free()
+		}
+		t.data = make([]byte, trailersSize)
+		t.whole = mem.NewBuffer(&t.data, mem.NopBufferPool{})
+		t.data = t.data[:0]
+	}
+	start := len(t.data)
+	t.data = wire.AppendObservedTime(t.data, now.UnixNano())
+	return t.whole.Slice(start, len(t.data))
 }
 
 // take builds a batch from the front of the queue and drops what it meets there
