@@ -93,6 +93,7 @@ func All() []Arm {
 		raftmuxArm("raftmux", lent),
 		raftmuxArm("raftmux owned", owned),
 		raftmuxArm("raftmux TLS", secured),
+		raftmuxArm("raftmux referring", referring),
 		etcdraftArm(),
 		usualArm(),
 		convertedArm(),

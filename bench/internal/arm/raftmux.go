@@ -25,7 +25,8 @@ type mode uint8
 const (
 	lent mode = iota
 	owned
-	secured // lent, over TLS 1.3
+	secured   // lent, over TLS 1.3
+	referring // lent, and large payloads are not copied when they are sent
 )
 
 // raftmuxArm is this library with its defaults.
@@ -37,9 +38,18 @@ func raftmuxArm(name string, m mode) Arm {
 				return raftmux.ServerOptions{Handler: handler, LendMessages: m != owned}
 			})
 		},
-		Dial: func(o DialOptions) (Sender, error) { return dialRaftmux(o, nil) },
+		Dial: func(o DialOptions) (Sender, error) {
+			return dialRaftmux(o, func(options *raftmux.ClientOptions) {
+				if m == referring {
+					options.ReferToPayloads = referTo
+				}
+			})
+		},
 	}
 }
+
+// referTo is the size from which on payloads are referred to.
+const referTo = 8 << 10
 
 // grpcReceiver is one gRPC server for each store.
 type grpcReceiver struct {
