@@ -30,9 +30,8 @@ type Encoder interface {
 type Stage struct {
 	queue *Queue
 
-	payloads Payloads // of the message that Push is at
-
 	mu            sync.Mutex
+	payloads      Payloads // of the message that Push is at
 	chunk         *chunk // what was pushed since the last flush; nil if nothing was
 	passed        int    // bytes handed over since the last flush, in chunks that were full
 	capacity      int    // of the next chunk, going by the last flush
@@ -128,9 +127,11 @@ func (s *Stage) Push(message Message, encoder Encoder) error {
 // with room for so many bytes. The caller holds s.mu.
 func (s *Stage) nextChunk(copied int) {
 	if c := s.chunk; c != nil {
-		s.passed += len(c.data)
-		if len(c.data)+copied > cap(c.data) { // and not because of what it refers to
+		if len(c.data)+copied > cap(c.data) {
+			s.passed += len(c.data)
 			s.capacity = min(2*cap(c.data), largeChunk)
+		} else { // it refers to as much as it may, for which this was enough
+			s.capacity = len(c.data)
 		}
 		s.handOver(false)
 	}
