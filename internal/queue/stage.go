@@ -32,9 +32,9 @@ type Stage struct {
 
 	mu            sync.Mutex
 	payloads      Payloads // of the message that Push is at
-	chunk         *chunk // what was pushed since the last flush; nil if nothing was
-	passed        int    // bytes handed over since the last flush, in chunks that were full
-	capacity      int    // of the next chunk, going by the last flush
+	chunk         *chunk   // what was pushed since the last flush; nil if nothing was
+	passed        int      // bytes handed over since the last flush, in chunks that were full
+	capacity      int      // of the next chunk, going by the last flush
 	disconnected  bool
 	accepted      uint64
 	acceptedBytes uint64
