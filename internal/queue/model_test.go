@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"pgregory.net/rapid"
 
 	"github.com/raftmux/raftmux/internal/rig"
@@ -192,11 +193,11 @@ func (m *model) answer(s *modelStage, size int) error {
 func (m *model) push(t *rapid.T) {
 	s := m.stage(t)
 	m.numbers++
-	message := rig.Heartbeat(s.id, 2, m.numbers)
+	entries := rapid.SampledFrom([]int{0, 1, 1, 3}).Draw(t, "entries")
+	message := rig.Append(s.id, 2, m.numbers, entries, rapid.OneOf(rapid.IntRange(0, 100), rapid.IntRange(0, 6000)).Draw(t, "size"))
 	volatile := rapid.IntRange(0, 2).Draw(t, "volatile") == 0
-	if !volatile {
-		entries := rapid.SampledFrom([]int{1, 1, 1, 3}).Draw(t, "entries")
-		message = rig.Append(s.id, 2, m.numbers, entries, rapid.OneOf(rapid.IntRange(0, 100), rapid.IntRange(0, 6000)).Draw(t, "size"))
+	if volatile {
+		message.Message.MsgType = eraftpb.MessageType_MsgHeartbeat
 	}
 	size := message.Size()
 	want := m.answer(s, size)

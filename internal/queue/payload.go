@@ -45,11 +45,29 @@ func (p *Payloads) Append(buffer, payload []byte) []byte {
 	return buffer
 }
 
-// encode appends a message, of which so many bytes are to be referred to. It
-// returns nil if the encoder finds others, or puts them outside of its message.
-func (p *Payloads) encode(buffer []byte, encoder Referrer, referred int) []byte {
+// ask returns how many bytes of a message are to be referred to; mostly 0, which
+// must cost nothing.
+func (p *Payloads) ask(encoder Encoder, size int) int {
+	if p.atLeast == 0 || size < p.atLeast {
+		return 0
+	}
+	return p.askReferrer(encoder, size)
+}
+
+func (p *Payloads) askReferrer(encoder Encoder, size int) int {
+	referrer, ok := encoder.(Referrer)
+	if !ok {
+		return 0
+	}
+	return min(max(referrer.PayloadBytes(p.atLeast), 0), size)
+}
+
+// encode appends the message of an encoder that has announced so many bytes to be
+// referred to. It returns nil if that refers to others, or puts them outside of
+// its message.
+func (p *Payloads) encode(buffer []byte, encoder Encoder, referred int) []byte {
 	last := len(buffer)
-	data := encoder.AppendReferring(buffer, p)
+	data := encoder.(Referrer).AppendReferring(buffer, p)
 	if p.bytes != referred {
 		return nil
 	}

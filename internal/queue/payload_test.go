@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"google.golang.org/grpc/mem"
 
 	"github.com/raftmux/raftmux/internal/rig"
@@ -260,35 +261,63 @@ func TestC3ReferrerThatFails(t *testing.T) {
 	}
 }
 
-// C3, C17: what is referred to costs next to no memory besides, and lent bytes
-// come back in pieces: chunks refer to no more than they could copy.
+// C3, C17: what is referred to costs next to no memory besides, whatever was
+// flushed before, and lent bytes come back in pieces: chunks refer to no more than
+// they could copy.
 func TestC3ChunksOfReferences(t *testing.T) {
 	q, _ := newQueue(1<<20, 1<<30, referTo(4<<10))
 	s := q.NewStage()
 	body := make(encoded, 16<<10+50)
 	refers := &referring{body, [][]byte{body[30 : 30+16<<10]}}
-	for range 1000 {
-		if err := s.Push(Message{RegionID: 1, PeerID: 1, Size: len(body)}, refers); err != nil {
-			t.Fatal(err)
+	flush := func(encoder Encoder, size int) {
+		q.Clear(ReasonConnect)
+		for range 1000 {
+			if err := s.Push(Message{RegionID: 1, PeerID: 1, Size: size}, encoder); err != nil {
+				t.Fatal(err)
+			}
 		}
+		s.Flush()
+	}
+	for range 3 {
+		flush(body[:250], 250)
+		for range 3 {
+			flush(refers, len(body))
+			if held, bytes := memory(q), int(q.Ledger().QueuedBytes); held > bytes+bytes/16 {
+				t.Errorf("%d KiB for %d", held>>10, bytes>>10)
+			}
+			for _, c := range q.chunks {
+				if c.length() > largeChunk {
+					t.Errorf("a chunk of %d bytes", c.length())
+				}
+			}
+		}
+	}
+}
+
+// C3, C6: what is dropped amid a chunk takes its payloads with it, and no others.
+func TestC3DroppedAmidOthers(t *testing.T) {
+	q, _ := newQueue(100, 1<<20, referTo(2000))
+	s := q.NewStage()
+	for i := range uint64(6) {
+		m := rig.Append(1, 2, i, 2, 2000+int(i))
+		if i%2 == 0 {
+			m.Message.MsgType = eraftpb.MessageType_MsgHeartbeat
+		}
+		mustPush(t, s, m)
 	}
 	s.Flush()
-	if most := int(q.Ledger().QueuedBytes) * 11 / 10; memory(q) > most {
-		t.Errorf("%d KiB for %d", memory(q)>>10, q.Ledger().QueuedBytes>>10)
+	if len(q.chunks) != 1 {
+		t.Fatalf("%d chunks", len(q.chunks))
 	}
-	for _, c := range q.chunks {
-		if c.length() > largeChunk {
-			t.Errorf("a chunk of %d bytes", c.length())
+	q.DropVolatile()
+	got := takeAll(t, q, limits)
+	if peers := peersOf(got...); !slices.Equal(peers, []uint64{1, 3, 5}) {
+		t.Errorf("sent %v", peers)
+	}
+	for _, m := range got[0] {
+		if want := rig.Append(1, 2, m.ToPeer.Id, 2, 2000+int(m.ToPeer.Id)); !bytes.Equal(encode(t, m), encode(t, want)) {
+			t.Errorf("message %d came as another one", m.ToPeer.Id)
 		}
 	}
-	one := func() {
-		_ = s.Push(Message{RegionID: 1, PeerID: 1, Size: len(body)}, refers)
-		s.Flush()
-		batch, _ := q.Take(limits)
-		batch.Buffers.Free()
-	}
-	q.Clear(ReasonConnect)
-	if n := testing.AllocsPerRun(100, one); n > 4 { // the batch, its list, its time
-		t.Errorf("%v allocations", n)
-	}
+	balanced(t, q)
 }

@@ -30,12 +30,11 @@ type Encoder interface {
 type Stage struct {
 	queue *Queue
 
-	payloads Payloads // of the message that Push is at
-
 	mu            sync.Mutex
-	chunk         *chunk // what was pushed since the last flush; nil if nothing was
-	passed        int    // bytes handed over since the last flush, in chunks that were full
-	capacity      int    // of the next chunk, going by the last flush
+	payloads      Payloads // of the message that Push is at
+	chunk         *chunk   // what was pushed since the last flush; nil if nothing was
+	passed        int      // bytes handed over since the last flush, in chunks that were full
+	capacity      int      // of the next chunk, going by the last flush
 	disconnected  bool
 	accepted      uint64
 	acceptedBytes uint64
@@ -89,15 +88,17 @@ func (s *Stage) Push(message Message, encoder Encoder) error {
 			s.dropEmpty()
 		}
 	}()
-	referrer, referred := s.referrer(message.Size, encoder)
+	referred := s.payloads.ask(encoder, message.Size)
 	copied := wire.FrameSize(message.Size) - referred
-	s.makeRoom(copied, referred)
+	if s.chunk == nil || !s.chunk.room(copied, referred) {
+		s.nextChunk(copied)
+	}
 	c := s.chunk
 	data := wire.AppendFrameHeader(c.data, message.Size)
 	if referred == 0 {
 		data = encoder.AppendTo(data)
 	} else {
-		data = s.payloads.encode(data, referrer, referred)
+		data = s.payloads.encode(data, encoder, referred)
 	}
 	if len(data) != len(c.data)+copied {
 		return ErrEncoder
@@ -122,35 +123,20 @@ func (s *Stage) Push(message Message, encoder Encoder) error {
 	return nil
 }
 
-// referrer returns who is to encode a message that has payloads to refer to, and
-// the bytes of those, or 0.
-func (s *Stage) referrer(size int, encoder Encoder) (referrer Referrer, referred int) {
-	atLeast := s.payloads.atLeast
-	if atLeast == 0 || size < atLeast {
-		return nil, 0
-	}
-	referrer, ok := encoder.(Referrer)
-	if !ok {
-		return nil, 0
-	}
-	referred = referrer.PayloadBytes(atLeast)
-	return referrer, min(max(referred, 0), size)
-}
-
-// makeRoom gives the stage a chunk with room for a frame, of which so many bytes
-// are copied and so many referred to. The caller holds s.mu.
-func (s *Stage) makeRoom(copied, referred int) {
-	if c := s.chunk; c != nil && !c.room(copied, referred) {
-		s.passed += len(c.data)
+// nextChunk hands over the chunk that is full, if there is one, and begins another
+// with room for so many bytes. The caller holds s.mu.
+func (s *Stage) nextChunk(copied int) {
+	if c := s.chunk; c != nil {
 		if len(c.data)+copied > cap(c.data) {
+			s.passed += len(c.data)
 			s.capacity = min(2*cap(c.data), largeChunk)
+		} else { // it refers to as much as it may, for which this was enough
+			s.capacity = len(c.data)
 		}
 		s.handOver(false)
 	}
-	if s.chunk == nil {
-		s.chunk = s.queue.options.Pool.get(max(copied, s.capacity))
-		s.chunk.since = time.Now()
-	}
+	s.chunk = s.queue.options.Pool.get(max(copied, s.capacity))
+	s.chunk.since = time.Now()
 }
 
 // dropEmpty gives back a chunk that no message made it into. The caller holds s.mu.
