@@ -72,7 +72,7 @@ func TestRESP(t *testing.T) {
 		{"SELECT 1", 1, "-ERR there is one database, 0"},
 		{"AUTH x", 1, "-ERR AUTH called without any password"},
 		{"QUIT", 1, "+OK"},
-		{"FLUSHALL", 1, "-ERR unknown command 'FLUSHALL', there are PING, GET, SET, DEL and INFO"},
+		{"FLUSHALL", 1, "-ERR unknown command 'FLUSHALL', there are PING, GET, SET, DEL, INFO and RAFT.PEERS, .ADDLEARNER, .PROMOTE, .REMOVE, .REPLACE"},
 	} {
 		got := talk(t, c.clients[1], test.send+"\r\n", test.lines)
 		if !strings.HasPrefix(got, test.want) && got != strings.TrimSpace(test.want) {

@@ -1,0 +1,239 @@
+package kvstore
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/raftmux/raftmux/etcdraft"
+)
+
+// drain hands what came in to the regions.
+func (w *worker) drain(now time.Time) error {
+	items := w.inbox.take(w.spare)
+	for i := range items {
+		it := &items[i]
+		switch it.kind {
+		case itemStoreUnreachable:
+			w.storeUnreachable(it.id)
+			continue
+		case itemMessage:
+			if err := w.receive(it); err != nil {
+				return err
+			}
+			continue
+		case itemTombstone:
+			if err := w.bury(it.region, it.id); err != nil {
+				return err
+			}
+			continue
+		}
+		r := w.regions[it.region]
+		if r == nil {
+			if it.request != nil {
+				it.request.finish(answer{err: w.absent(it.region)})
+			}
+			continue
+		}
+		w.do(r, it, now)
+		w.activate(r)
+	}
+	w.spare = items
+	return nil
+}
+
+// absent is the answer to a request for a region that this store doesn't have.
+func (w *worker) absent(region uint64) error {
+	return fmt.Errorf("%w region %d has no replica on store %d, nothing was written", ErrTryAgain, region, w.host.options.StoreID)
+}
+
+// do hands a request or a report to a region.
+func (w *worker) do(r *region, it *item, now time.Time) {
+	switch it.kind {
+	case itemWrite:
+		if !r.writes.add(it.request) {
+			it.request.finish(answer{err: errBusy})
+			return
+		}
+		w.counters.proposals.Add(1)
+		r.propose(it.request, now)
+	case itemRead:
+		if !r.reads.add(it.request) {
+			it.request.finish(answer{err: errBusy})
+			return
+		}
+		w.counters.reads.Add(1)
+	case itemChange:
+		r.startChange(it.request, w.host.directory)
+	case itemUnreachable:
+		r.unreachable(it.id)
+	case itemSnapshotFailed:
+		w.counters.snapshotsFailed.Add(1)
+		r.node.ReportSnapshot(it.id, raft.SnapshotFailure)
+	case itemSnapshotFinished:
+		w.counters.snapshotsSent.Add(1)
+		r.node.ReportSnapshot(it.id, raft.SnapshotFinish)
+	}
+}
+
+// storeUnreachable tells all regions with a peer on the store.
+func (w *worker) storeUnreachable(store uint64) {
+	for _, r := range w.regions {
+		if peer := r.descriptor.on(store); peer != nil {
+			r.unreachable(peer.ID)
+			w.activate(r)
+		}
+	}
+}
+
+// receive takes a message from another store: finds the peer that it is to, or
+// makes it, looks whether the sender is still a peer, and steps it.
+func (w *worker) receive(it *item) error {
+	r, err := w.addressee(it)
+	if err != nil {
+		return err
+	}
+	if r == nil || !w.fromPeer(r, it.header) {
+		w.refuse(it, "not between peers of the region")
+		return nil
+	}
+	if err := w.meet(it.header.From.StoreID); err != nil {
+		return err
+	}
+	if it.file != "" {
+		metadata := it.message.GetSnapshot().GetMetadata()
+		r.incoming = append(r.incoming, incoming{position{metadata.GetIndex(), metadata.GetTerm()}, it.file})
+	}
+	w.step(r, it.message)
+	w.activate(r)
+	return nil
+}
+
+func (w *worker) refuse(it *item, why string) {
+	w.counters.refused.Add(1)
+	w.host.options.Logger.Debug("message refused", "region_id", it.region, "from_store_id", it.header.From.StoreID, "err", why)
+	if it.file != "" {
+		w.host.files.remove(it.file)
+	}
+}
+
+// addressee returns the peer that a message is to, nil if there is none.
+//
+// A peer begins with the first word of the leader that has added it: an append or
+// a heartbeat, or the snapshot itself. It has nothing then and waits for that. Ids
+// only grow, so a message to a higher id than ours says that ours was taken out,
+// and one to an id of which there is a tombstone, or a lower one, is late.
+func (w *worker) addressee(it *item) (*region, error) {
+	r, to := w.regions[it.region], it.header.To.ID
+	if r != nil && r.group.Self.ID == to {
+		return r, nil
+	}
+	if to <= w.tombstones[it.region] || !begins(it.message.GetType()) {
+		return nil, nil
+	}
+	if r != nil {
+		if to < r.group.Self.ID {
+			return nil, nil
+		}
+		if err := w.destroy(r); err != nil {
+			return nil, err
+		}
+	}
+	r, err := openRegion(w.host, it.region, to)
+	if err != nil {
+		return nil, fmt.Errorf("kvstore: region %d: begin peer %d: %w", it.region, to, err)
+	}
+	w.regions[it.region] = r
+	// Its hard state will need to know whose it is.
+	return r, w.applier.batch.Set(regionKey(it.region, partPeer), binary.BigEndian.AppendUint64(nil, to), nil)
+}
+
+// begins says whether a message of the type may make a peer. A vote may not: a
+// peer is not asked for one before it has been filled, so it has forgotten some.
+func begins(kind raftpb.MessageType) bool {
+	return kind == raftpb.MsgApp || kind == raftpb.MsgHeartbeat || kind == raftpb.MsgSnap
+}
+
+// fromPeer says whether the sender may have a say. One that was taken out may
+// not have heard of it, for the others don't write to it any more; it is told. One
+// that this peer doesn't know of yet, because it lags behind, is heard.
+func (w *worker) fromPeer(r *region, header etcdraft.Header) bool {
+	from := header.From
+	if r.descriptor.gone(from.ID) {
+		w.sender.Bury(r.group, from)
+		w.touched = true
+		return false
+	}
+	if peer := r.descriptor.peer(from.ID); peer != nil {
+		return peer.StoreID == from.StoreID
+	}
+	r.group.Stores[from.ID] = from.StoreID
+	return !w.host.directory.isRetired(from.StoreID)
+}
+
+// meet notes, once per start, that another store has been heard of.
+func (w *worker) meet(store uint64) error {
+	if w.met[store] {
+		return nil
+	}
+	w.met[store] = true
+	return w.host.directory.meet(w.applier.batch, store)
+}
+
+// step gives a received message to Raft. A message that would make Raft panic,
+// or that it has no use for, is dropped and counted.
+func (w *worker) step(r *region, m *raftpb.Message) {
+	if !r.initialized() && (m.GetType() == raftpb.MsgVote || m.GetType() == raftpb.MsgPreVote) {
+		w.counters.refused.Add(1)
+		return
+	}
+	if err := r.guard.Check(r.node, m); err != nil {
+		w.counters.refused.Add(1)
+		w.host.options.Logger.Debug("message refused", "region_id", r.id, "err", err)
+		return
+	}
+	_ = r.node.Step(m)
+}
+
+// bury is told by a member of a region that this store's peer was taken out.
+func (w *worker) bury(region, peer uint64) error {
+	if r := w.regions[region]; r != nil && r.group.Self.ID == peer {
+		return w.destroy(r)
+	}
+	return nil
+}
+
+// destroy removes a peer that was taken out, with all that it had, and leaves a
+// tombstone, so that no late message brings it back. It is durable when destroy
+// returns.
+func (w *worker) destroy(r *region) error {
+	r.close(fmt.Errorf("%w region %d has left store %d, the outcome of a write is unknown", ErrTryAgain, r.id, r.store))
+	r.dead = true
+	r.dropIncoming(w.host.files)
+	if r.outgoing != nil {
+		r.dropOutgoing(w.host.files)
+	}
+	delete(w.regions, r.id)
+	w.tombstones[r.id] = r.group.Self.ID
+	r.view.clear()
+	w.counters.destroyed.Add(1)
+	w.host.options.Logger.Info("peer destroyed", "region_id", r.id, "peer_id", r.group.Self.ID)
+
+	batch := w.host.db.NewBatch()
+	defer func() { _ = batch.Close() }()
+	err := batch.DeleteRange(regionKey(r.id, partApplied), regionKey(r.id, partTombstone), nil)
+	if err == nil {
+		err = batch.Set(regionKey(r.id, partTombstone), binary.BigEndian.AppendUint64(nil, r.group.Self.ID), nil)
+	}
+	if err == nil {
+		err = batch.Commit(pebble.Sync)
+	}
+	if err != nil {
+		return fmt.Errorf("kvstore: region %d: destroy peer %d: %w", r.id, r.group.Self.ID, err)
+	}
+	return nil
+}
