@@ -120,7 +120,9 @@ func (f *snapshotFiles) check(path string, region, index uint64) (err error) {
 	if err != nil {
 		return err
 	}
-	iterator, err := pebble.NewExternalIter(&pebble.Options{}, &pebble.IterOptions{}, [][]sstable.ReadableFile{{file}})
+	options := &pebble.Options{}
+	options.EnsureDefaults()
+	iterator, err := pebble.NewExternalIter(options, &pebble.IterOptions{}, [][]sstable.ReadableFile{{file}})
 	if err != nil {
 		return fmt.Errorf("not a snapshot: %w", err)
 	}
