@@ -22,6 +22,8 @@ type child struct {
 	id         uint64
 	raftAddr   string
 	clientAddr string
+	peers      string // the stores that it is told of
+	joins      bool   // whether it comes to a cluster that there is
 	dir        string
 
 	process *exec.Cmd
@@ -35,7 +37,9 @@ type child struct {
 type cluster struct {
 	executable string
 	regions    int
+	dir        string
 	children   []*child
+	former     []*child // those that were replaced
 }
 
 // newCluster prepares stores on free ports, and starts none.
@@ -48,17 +52,33 @@ func newCluster(stores, regions int, dir string) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{executable: executable, regions: regions}
+	c := &cluster{executable: executable, regions: regions, dir: dir}
 	for i := range stores {
-		c.children = append(c.children, &child{
-			id:         uint64(i + 1),
-			raftAddr:   addresses[2*i],
-			clientAddr: addresses[2*i+1],
-			dir:        filepath.Join(dir, fmt.Sprintf("store-%d", i+1)),
-			client:     newClient(addresses[2*i+1]),
-		})
+		c.children = append(c.children, c.newChild(uint64(i+1), addresses[2*i], addresses[2*i+1]))
+	}
+	for _, s := range c.children {
+		s.peers = peersFlag(c.children)
 	}
 	return c, nil
+}
+
+func (c *cluster) newChild(id uint64, raftAddr, clientAddr string) *child {
+	return &child{
+		id:         id,
+		raftAddr:   raftAddr,
+		clientAddr: clientAddr,
+		dir:        filepath.Join(c.dir, fmt.Sprintf("store-%d", id)),
+		client:     newClient(clientAddr),
+	}
+}
+
+// peersFlag returns what --peers takes.
+func peersFlag(children []*child) string {
+	var peers []string
+	for _, s := range children {
+		peers = append(peers, fmt.Sprintf("%d=%s", s.id, s.raftAddr))
+	}
+	return strings.Join(peers, ",")
 }
 
 // freeAddresses finds ports that were free a moment ago. All are held at once,
@@ -94,10 +114,6 @@ func newClient(address string) *redis.Client {
 
 // start starts a store's process, for the first time or again.
 func (c *cluster) start(s *child) error {
-	var peers []string
-	for _, other := range c.children {
-		peers = append(peers, fmt.Sprintf("%d=%s", other.id, other.raftAddr))
-	}
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
 		return err
 	}
@@ -109,7 +125,8 @@ func (c *cluster) start(s *child) error {
 	s.process = exec.Command(c.executable, "serve", "--leash",
 		"--id", strconv.FormatUint(s.id, 10),
 		"--client-addr", s.clientAddr,
-		"--peers", strings.Join(peers, ","),
+		"--peers", s.peers,
+		"--join="+strconv.FormatBool(s.joins),
 		"--regions", strconv.Itoa(c.regions),
 		"--dir", s.dir)
 	s.process.Stdout, s.process.Stderr = log, log
@@ -201,7 +218,8 @@ func (c *cluster) stopAll() error {
 // release kills what is left and closes the clients.
 func (c *cluster) release() {
 	c.killAll()
-	for _, s := range c.children {
+	for _, s := range append(c.former, c.children...) {
+		s.kill()
 		_ = s.client.Close()
 	}
 }
