@@ -37,6 +37,7 @@ type child struct {
 type cluster struct {
 	executable string
 	regions    int
+	extra      []string // flags of serve, besides
 	dir        string
 	children   []*child
 	former     []*child // those that were replaced
@@ -122,13 +123,15 @@ func (c *cluster) start(s *child) error {
 		return err
 	}
 	defer func() { _ = log.Close() }() // the process has its own handle
-	s.process = exec.Command(c.executable, "serve", "--leash",
+	s.process = exec.Command(c.executable, append([]string{
+		"serve", "--leash",
 		"--id", strconv.FormatUint(s.id, 10),
 		"--client-addr", s.clientAddr,
 		"--peers", s.peers,
-		"--join="+strconv.FormatBool(s.joins),
+		"--join=" + strconv.FormatBool(s.joins),
 		"--regions", strconv.Itoa(c.regions),
-		"--dir", s.dir)
+		"--dir", s.dir,
+	}, c.extra...)...)
 	s.process.Stdout, s.process.Stderr = log, log
 	leash, err := s.process.StdinPipe()
 	if err != nil {
