@@ -133,7 +133,12 @@ func newStore(t testing.TB, change ...func(*snapshot.ReceiverOptions)) *store {
 // serve runs a raftmux server with a receiver, until the test ends.
 func serve(t testing.TB, receiver *snapshot.Receiver) (address string) {
 	t.Helper()
-	server, err := raftmux.NewServer(raftmux.ServerOptions{StoreID: there, Handler: nobody{}, SnapshotReceiver: receiver})
+	return serveWith(t, receiver, nobody{})
+}
+
+func serveWith(t testing.TB, receiver *snapshot.Receiver, handler raftmux.Handler) (address string) {
+	t.Helper()
+	server, err := raftmux.NewServer(raftmux.ServerOptions{StoreID: there, Handler: handler, SnapshotReceiver: receiver})
 	if err != nil {
 		t.Fatal(err)
 	}

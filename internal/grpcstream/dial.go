@@ -4,6 +4,7 @@ package grpcstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -123,11 +124,16 @@ func (l *link) Close() {
 
 func awaitReady(ctx context.Context, client *grpc.ClientConn) error {
 	client.Connect()
-	for {
+	for began := false; ; began = true {
 		state := client.GetState()
 		switch state {
 		case connectivity.Ready:
 			return nil
+		case connectivity.Idle:
+			// Cut off within gRPC's greeting, it is idle again, and would stay so.
+			if began {
+				return errors.New("connection was lost while it was made")
+			}
 		case connectivity.TransientFailure, connectivity.Shutdown:
 			// The state doesn't say why; a stream that doesn't wait does.
 			if _, err := client.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, wire.RaftMethod); err != nil {
