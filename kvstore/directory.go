@@ -94,6 +94,13 @@ func (d *directory) address(store uint64) string {
 	return d.learned[store]
 }
 
+// know notes a store's address that is on disk, in a descriptor.
+func (d *directory) know(store uint64, address string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.learned[store] = address
+}
+
 // learn notes a store's address, as part of the batch.
 func (d *directory) learn(batch *pebble.Batch, store uint64, address string) error {
 	d.mu.Lock()

@@ -139,8 +139,7 @@ func (h *Host) loadRegion(id uint64) error {
 		return err
 	}
 	for _, peer := range r.descriptor.Peers {
-		// It is in the descriptor; there is no need to write it down once more.
-		h.directory.learned[peer.StoreID] = peer.Address
+		h.directory.know(peer.StoreID, peer.Address)
 	}
 	h.directory.retire(r.descriptor.Retired)
 	w.regions[id] = r

@@ -25,6 +25,7 @@ const (
 	itemRead
 	itemChange
 	itemTombstone
+	itemIsStale
 	itemUnreachable
 	itemSnapshotFailed
 	itemSnapshotFinished

@@ -169,6 +169,7 @@ func (s *Store) infoRaftmux(line func(string, any)) {
 }
 
 func (s *Store) infoStores(line func(string, any)) {
+	line("retired_stores", strings.Trim(fmt.Sprint(s.host.directory.retiredStores()), "[]"))
 	for _, store := range s.client.Stores() {
 		line(fmt.Sprintf("store%d", store.StoreID), fmt.Sprintf("state=%s,address=%s,connections=%d",
 			store.State, store.Address, len(store.Connections)))

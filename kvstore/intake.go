@@ -31,6 +31,11 @@ func (w *worker) drain(now time.Time) error {
 				return err
 			}
 			continue
+		case itemIsStale:
+			if r := w.regions[it.region]; r != nil && r.group.Self.ID == it.header.To.ID {
+				w.fromPeer(r, it.header) // which tells it
+			}
+			continue
 		}
 		r := w.regions[it.region]
 		if r == nil {
@@ -136,7 +141,7 @@ func (w *worker) addressee(it *item) (*region, error) {
 		return nil, nil
 	}
 	if r != nil {
-		if to < r.group.Self.ID {
+		if to <= r.descriptor.LastPeer || to < r.group.Self.ID {
 			return nil, nil
 		}
 		if err := w.destroy(r); err != nil {
@@ -197,6 +202,28 @@ func (w *worker) step(r *region, m *raftpb.Message) {
 		return
 	}
 	_ = r.node.Step(m)
+}
+
+// doubtAfter is after how many ticks without a leader a peer asks the others
+// whether it is still one of them, and how many come between two such questions.
+const doubtAfter = 3 * electionTick
+
+// doubt lets a peer that hears of no leader ask. A voter finds out by asking for
+// votes; a learner, or a peer that was taken out before it was filled, only so.
+func (w *worker) doubt(r *region) {
+	if r.leader != raft.None {
+		r.alone = 0
+		return
+	}
+	if r.alone++; r.alone%doubtAfter != 0 {
+		return
+	}
+	for peer, store := range r.group.Stores {
+		if peer != r.group.Self.ID {
+			w.sender.AskIfStale(r.group, etcdraft.Peer{ID: peer, StoreID: store})
+			w.touched = true
+		}
+	}
 }
 
 // bury is told by a member of a region that this store's peer was taken out.

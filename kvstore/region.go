@@ -71,6 +71,7 @@ type region struct {
 	leader  uint64 // peer id
 	leads   bool
 	led     int // for how many ticks
+	alone   int // for how many ticks there has been no leader
 	newFor  int // ticks since the start of a region that was new, -1 for others
 	idle    int // ticks since the log last grew
 	applied uint64

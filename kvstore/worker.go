@@ -20,6 +20,8 @@ type transport interface {
 	SendAll(group etcdraft.Group, node etcdraft.Node, messages []*raftpb.Message) (accepted int, err error)
 	// Bury tells a peer that it was taken out of its region.
 	Bury(group etcdraft.Group, peer etcdraft.Peer)
+	// AskIfStale asks a peer to do that if this one was.
+	AskIfStale(group etcdraft.Group, peer etcdraft.Peer)
 	Flush()
 	Close()
 }
@@ -132,6 +134,7 @@ func (w *worker) tick(now time.Time) {
 	}
 	for _, r := range w.regions {
 		r.tick()
+		w.doubt(r)
 		r.expireReads(now)
 		r.expireChange(now)
 		r.expireOutgoing(w.host.files, now)
