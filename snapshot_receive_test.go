@@ -74,7 +74,7 @@ func TestServerSnapshot(t *testing.T) {
 	})
 }
 
-// Closing a Server ends the snapshots that it receives, waits for the receiver,
+// C24: closing a Server ends the snapshots that it receives, waits for the receiver,
 // and refuses new ones.
 func TestServerCloseWhileSnapshotIsReceived(t *testing.T) {
 	t.Parallel()

@@ -198,7 +198,7 @@ func TestPartialsAreDiscardedInTime(t *testing.T) {
 		t.Parallel()
 		s := newStore(t)
 		cut(t, s, 1, 2)
-		s.Receiver.Close()
+		s.Close()
 		if left := s.files(t, ""); len(left) != 0 {
 			t.Errorf("left: %v", left)
 		}

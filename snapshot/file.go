@@ -14,9 +14,15 @@ const temporary = ".tmp"
 // Commit it has another name, which ends in ".tmp". A host may use it to make the
 // snapshots that it sends, too. It is not for concurrent use.
 type File struct {
-	path string
-	file *os.File
+	path             string
+	file             *os.File
+	written, started int64 // started is up to where write-back was started
 }
+
+// writebackStep is how much is written between two starts of write-back. A disk
+// that begins while data still comes is done sooner, and doesn't hold up others
+// by a GiB at once.
+const writebackStep = 8 << 20
 
 // CreateFile begins a file. The folder must exist.
 func CreateFile(path string) (*File, error) {
@@ -28,7 +34,15 @@ func CreateFile(path string) (*File, error) {
 }
 
 // Write implements io.Writer.
-func (f *File) Write(b []byte) (int, error) { return f.file.Write(b) }
+func (f *File) Write(b []byte) (int, error) {
+	n, err := f.file.Write(b)
+	f.written += int64(n)
+	if ready := f.written - f.started; ready >= writebackStep {
+		startWriteback(f.file, f.started, ready)
+		f.started = f.written
+	}
+	return n, err
+}
 
 // Path returns the name that the file will have.
 func (f *File) Path() string { return f.path }

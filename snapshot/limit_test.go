@@ -51,11 +51,16 @@ func TestC9HundredAtOnce(t *testing.T) {
 	for region := range source {
 		if l.wait(region) == raftmux.SnapshotFinish {
 			finished++
-			if len(into.committed[region]) != 1 {
-				t.Errorf("region %d finished, and %d are committed", region, len(into.committed[region]))
+			if len(into.of(region)) != 1 {
+				t.Errorf("region %d finished, and %d are committed", region, len(into.of(region)))
 			}
 		}
 	}
+	s.quiet(t)
+	into.mu.Lock()
+	defer into.mu.Unlock()
+	opened.mu.Lock()
+	defer opened.mu.Unlock()
 	if into.most > receiving || opened.most > sending || finished < receiving || finished != len(into.committed) {
 		t.Errorf("%d finished, %d committed; %d were received at once, %d sent", finished, len(into.committed), into.most, opened.most)
 	}
@@ -193,7 +198,7 @@ func TestProgress(t *testing.T) {
 		t.Errorf("%v transfers have ended", got)
 	}
 	sender.Close()
-	s.Receiver.Close()
+	s.Close()
 	if families, err := registry.Gather(); err != nil || len(families) > 0 {
 		t.Errorf("%d families after Close, %v", len(families), err)
 	}
@@ -259,7 +264,7 @@ func TestC9Cancel(t *testing.T) {
 				t.Errorf("the other region: %v", err)
 			}
 			s.quiet(t)
-			if len(into.committed[7]) != 0 {
+			if len(into.of(7)) != 0 {
 				t.Error("it was committed")
 			}
 		})
@@ -293,7 +298,7 @@ func TestComesAgain(t *testing.T) {
 		t.Errorf("the second ended with %v", err)
 	}
 	s.quiet(t)
-	if got := into.committed[7]; len(got) != 1 || string(got[0]) != string(want) {
+	if got := into.of(7); len(got) != 1 || string(got[0]) != string(want) {
 		t.Errorf("%d were committed", len(got))
 	}
 }
@@ -328,8 +333,8 @@ func TestClosed(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	sender := newSender(t, memory{7: random(1, 10)})
-	s.Receiver.Close()
-	s.Receiver.Close()
+	s.Close()
+	s.Close()
 	if err := sender.SendSnapshot(context.Background(), s.address, message(7, 10)); status.Code(errors.Unwrap(err)) != codes.Unavailable {
 		t.Errorf("a closed receiver: %v", err)
 	}

@@ -28,7 +28,7 @@ type faulty struct {
 	commitFails       bool
 	atByte            int    // where act is called, when that much was written
 	act               func() // cancels, say
-	written, attempts int
+	written     int
 }
 
 func (f *faulty) OpenSnapshot(context.Context, *raft_serverpb.RaftMessage) (snapshot.Data, error) {
@@ -140,9 +140,7 @@ func TestC9AnyFaults(t *testing.T) {
 			l.send(7, size)
 			status := l.wait(7)
 			s.quiet(rt)
-			f.sink.mu.Lock()
-			have := f.committed[7]
-			f.sink.mu.Unlock()
+			have := f.of(7)
 			for _, b := range have {
 				if !bytes.Equal(b, f.data) {
 					rt.Fatalf("%s: other bytes were surfaced", fault)
@@ -160,7 +158,7 @@ func TestC9AnyFaults(t *testing.T) {
 			surfaced = len(have)
 		}
 		l.close()
-		s.Receiver.Close()
+		s.Close()
 		if !f.idle() {
 			rt.Fatal("a Writer has not ended")
 		}
