@@ -236,6 +236,8 @@ func (d *Descriptor) replacing(r Replacement) (*Descriptor, error) {
 		return nil, fmt.Errorf("%w store %d can't replace itself", ErrChange, r.Old)
 	case slices.Contains(d.Retired, r.New):
 		return nil, fmt.Errorf("%w store %d was replaced, its id is used up", ErrChange, r.New)
+	case d.on(r.Old) == nil && slices.Contains(d.Retired, r.Old) && (under == nil || under.New == r.New):
+		return d, nil // it is being done, or it is done
 	case under != nil && under.Old != r.Old && under.New != r.Old:
 		return nil, fmt.Errorf("%w store %d is being replaced by %d; wait for that", ErrChange, under.Old, under.New)
 	}
@@ -244,6 +246,9 @@ func (d *Descriptor) replacing(r Replacement) (*Descriptor, error) {
 	switch {
 	case under != nil && under.New == r.Old && d.on(r.Old) == nil:
 		r.Old = under.Old // the substitute is lost before it came in
+		next.Replacement = &r
+	case under != nil && under.Old == r.Old && under.New != r.New && d.on(r.Old) == nil:
+		r.Old = under.New // another substitute: what there is of the first must go
 		next.Replacement = &r
 	case d.on(r.Old) != nil, under != nil:
 		next.Replacement = &r
