@@ -12,42 +12,46 @@ import (
 	"github.com/raftmux/raftmux/etcdraft"
 )
 
-// drain hands what came in to the regions.
+// drain hands what came in to the regions. If the disk fails on the way, who
+// has not been served is answered all the same.
 func (w *worker) drain(now time.Time) error {
 	items := w.inbox.take(w.spare)
+	w.spare = items
 	for i := range items {
-		it := &items[i]
-		switch it.kind {
-		case itemStoreUnreachable:
-			w.storeUnreachable(it.id)
-			continue
-		case itemMessage:
-			if err := w.receive(it); err != nil {
-				return err
+		if err := w.take(&items[i], now); err != nil {
+			for _, it := range items[i:] {
+				if it.request != nil {
+					it.request.finish(answer{err: errClosed})
+				}
 			}
-			continue
-		case itemTombstone:
-			if err := w.bury(it.region, it.id); err != nil {
-				return err
-			}
-			continue
-		case itemIsStale:
-			if r := w.regions[it.region]; r != nil && r.group.Self.ID == it.header.To.ID {
-				w.fromPeer(r, it.header) // which tells it
-			}
-			continue
+			return err
 		}
-		r := w.regions[it.region]
-		if r == nil {
-			if it.request != nil {
-				it.request.finish(answer{err: w.absent(it.region)})
-			}
-			continue
+	}
+	return nil
+}
+
+// take hands one item on.
+func (w *worker) take(it *item, now time.Time) error {
+	r := w.regions[it.region]
+	switch {
+	case it.kind == itemStoreUnreachable:
+		w.storeUnreachable(it.id)
+	case it.kind == itemMessage:
+		return w.receive(it)
+	case r == nil && it.request != nil:
+		it.request.finish(answer{err: w.absent(it.region)})
+	case r == nil:
+		// A report on a peer that has left.
+	case it.kind == itemTombstone:
+		return w.bury(r, it.id)
+	case it.kind == itemIsStale:
+		if r.group.Self.ID == it.header.To.ID {
+			w.fromPeer(r, it.header) // which tells it
 		}
+	default:
 		w.do(r, it, now)
 		w.activate(r)
 	}
-	w.spare = items
 	return nil
 }
 
@@ -226,12 +230,12 @@ func (w *worker) doubt(r *region) {
 	}
 }
 
-// bury is told by a member of a region that this store's peer was taken out.
-func (w *worker) bury(region, peer uint64) error {
-	if r := w.regions[region]; r != nil && r.group.Self.ID == peer {
-		return w.destroy(r)
+// bury is told by a member of a region that a peer of it was taken out.
+func (w *worker) bury(r *region, peer uint64) error {
+	if r.group.Self.ID != peer {
+		return nil // that was an earlier one
 	}
-	return nil
+	return w.destroy(r)
 }
 
 // destroy removes a peer that was taken out, with all that it had, and leaves a

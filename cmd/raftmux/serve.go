@@ -186,7 +186,7 @@ func serve(ctx context.Context, options kvstore.Options, leash bool, out io.Writ
 	select {
 	case <-store.Ready():
 	default:
-		fmt.Fprintf(out, "store %d has an empty folder, and asks %s whether it was there before\n",
+		fmt.Fprintf(out, "store %d has an empty folder; it starts when it has heard from %s that it is new\n",
 			options.StoreID, otherStores(options))
 	}
 	select {
