@@ -225,7 +225,8 @@ func checkStore(store uint64, address string) error {
 }
 
 // replacing returns the descriptor with an order to replace a store, or an error
-// that wraps ErrChange. Given once more, the order changes nothing.
+// that wraps ErrChange, or ErrTryAgain while another store is being replaced.
+// Given once more, the order changes nothing.
 func (d *Descriptor) replacing(r Replacement) (*Descriptor, error) {
 	if err := checkStore(r.New, r.Address); err != nil {
 		return nil, err
@@ -239,7 +240,7 @@ func (d *Descriptor) replacing(r Replacement) (*Descriptor, error) {
 	case d.on(r.Old) == nil && slices.Contains(d.Retired, r.Old) && (under == nil || under.New == r.New):
 		return d, nil // it is being done, or it is done
 	case under != nil && under.Old != r.Old && under.New != r.Old:
-		return nil, fmt.Errorf("%w store %d is being replaced by %d; wait for that", ErrChange, under.Old, under.New)
+		return nil, fmt.Errorf("%w store %d is being replaced by %d; wait for that", ErrTryAgain, under.Old, under.New)
 	}
 	next := d.clone()
 	next.Retired = retire(d.Retired, r.Old)

@@ -179,11 +179,27 @@ func TestLostDisk(t *testing.T) {
 	wantFailure(t, c.stores[3], ErrRetired, "store 3")
 	c.stop(3)
 	delete(c.fs, 3)
+	c.lose(4)
+	c.fs[4] = vfs.NewCrashableMem()
+	c.start(4)
+	wantFailure(t, c.stores[4], ErrKnown, "store 4")
+	c.stop(4)
+	delete(c.fs, 4)
+
+	c.join(5)
+	<-c.stores[5].Ready()
+	eventually(t, 30*time.Second, "the order is given", func() bool {
+		_, err := c.stores[2].ReplaceStore(4, 5, c.peers[5])
+		return err == nil
+	})
+	for region := uint64(1); region <= 12; region++ {
+		c.waitRole(5, region, roleVoter)
+	}
 	c.killAll()
-	for _, id := range []uint64{1, 2, 4} {
+	for _, id := range []uint64{1, 2, 5} {
 		c.start(id)
 	}
-	if got := mustGet(t, c.stores[4], "key1"); string(got) != "new" {
+	if got := mustGet(t, c.stores[5], "key1"); string(got) != "new" {
 		t.Errorf("key1 is %q", got)
 	}
 	c.checkEqual()

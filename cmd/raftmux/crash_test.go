@@ -164,7 +164,7 @@ func (c *crashTest) eventually(what string, condition func() bool) {
 	c.Helper()
 	for deadline := time.Now().Add(2 * time.Minute); !condition(); time.Sleep(5 * time.Millisecond) {
 		for _, s := range c.cluster.children {
-			if s.exited != nil && !s.running() && s.failure != nil && s.failure.Error() != "signal: killed" {
+			if !s.running() && !s.killed {
 				c.Fatal(s.crashed())
 			}
 		}

@@ -30,6 +30,7 @@ type child struct {
 	leash   io.Closer     // the store stops when this is closed
 	exited  chan struct{} // closed when the process is gone
 	failure error         // how it ended, once exited
+	killed  bool          // whether that was our doing
 	client  *redis.Client // for INFO
 }
 
@@ -142,7 +143,7 @@ func (c *cluster) start(s *child) error {
 		return fmt.Errorf("start store %d: %w", s.id, err)
 	}
 	exited := make(chan struct{})
-	s.exited = exited
+	s.exited, s.killed = exited, false
 	go func() { // ends with the process, which kill and stop wait for
 		s.failure = s.process.Wait()
 		close(exited)
@@ -177,6 +178,7 @@ func (s *child) running() bool {
 // signal kills the process with SIGKILL: no goodbye, no chance to write anything.
 func (s *child) signal() {
 	if s.running() {
+		s.killed = true
 		_ = s.process.Process.Kill()
 	}
 }
