@@ -17,7 +17,7 @@ func (s *Store) Peers(region uint64) (*Descriptor, error) {
 		return nil, err
 	}
 	if value == nil {
-		return nil, fmt.Errorf("%w region %d has no replica on store %d", ErrChange, region, s.options.StoreID)
+		return nil, badChange("region %d has no replica on store %d", region, s.options.StoreID)
 	}
 	return decodeDescriptor(value)
 }
@@ -55,7 +55,7 @@ func (s *Store) change(region uint64, c peerChange) (peer uint64, err error) {
 
 func (s *Store) checkRegion(region uint64) error {
 	if region == 0 || region > uint64(s.options.Regions) {
-		return fmt.Errorf("%w there is no region %d, they are 1 to %d", ErrChange, region, s.options.Regions)
+		return badChange("there is no region %d, they are 1 to %d", region, s.options.Regions)
 	}
 	if !s.host.serving.Load() {
 		return errStarting
@@ -83,7 +83,7 @@ func (s *Store) ReplaceStore(oldStore, newStore uint64, address string) (regions
 		}
 	}
 	if len(requests) == 0 {
-		return 0, fmt.Errorf("%w store %d has no replica of any region, ask one that has", ErrChange, s.options.StoreID)
+		return 0, badChange("store %d has no replica of any region, ask one that has", s.options.StoreID)
 	}
 	failed := 0
 	for _, request := range requests {

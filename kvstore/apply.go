@@ -136,11 +136,11 @@ func (a *applier) effect(r *region, c *command) (result answer, err error) {
 func (a *applier) replace(r *region, value []byte) (result answer, err error) {
 	var order Replacement
 	if err := json.Unmarshal(value, &order); err != nil {
-		return answer{err: fmt.Errorf("%w malformed order: %w", ErrChange, err)}, nil
+		return answer{err: badChange("malformed order: %v", err)}, nil
 	}
 	next, refusal := r.descriptor.replacing(order)
 	if refusal != nil {
-		return answer{err: fmt.Errorf("region %d: %w", r.id, refusal)}, nil
+		return answer{err: inRegion(r.id, refusal)}, nil
 	}
 	return answer{existed: next.Replacement != nil}, a.describe(r, next)
 }
@@ -159,7 +159,7 @@ func (a *applier) change(r *region, entry *raftpb.Entry) error {
 	}
 	if refusal != nil {
 		told = &raftpb.ConfChange{} // a change of nothing
-		refusal = fmt.Errorf("region %d: %w", r.id, refusal)
+		refusal = inRegion(r.id, refusal)
 	}
 	r.changes = append(r.changes, told)
 	if waiting := r.change; waiting != nil && waiting.change.body.By == c.body.By {

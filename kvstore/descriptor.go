@@ -11,8 +11,41 @@ import (
 )
 
 // ErrChange is wrapped by the error of a membership change that the region, as
-// it is, has no use for.
+// it is, has no use for. It is a *ChangeError.
 var ErrChange = errors.New("BADCHANGE")
+
+// ChangeError says which region has no use for a change, and why. It wraps
+// ErrChange.
+type ChangeError struct {
+	// Region is the region's id, 0 if the change would be wrong in any.
+	Region uint64
+	// Problem says what is wrong.
+	Problem string
+}
+
+// Error implements error. The first word is what clients tell errors apart by.
+func (e *ChangeError) Error() string {
+	if e.Region == 0 {
+		return fmt.Sprintf("%v %s", ErrChange, e.Problem)
+	}
+	return fmt.Sprintf("%v region %d: %s", ErrChange, e.Region, e.Problem)
+}
+
+// Unwrap returns ErrChange.
+func (e *ChangeError) Unwrap() error { return ErrChange }
+
+func badChange(format string, args ...any) error {
+	return &ChangeError{Problem: fmt.Sprintf(format, args...)}
+}
+
+// inRegion says which region a refusal is from.
+func inRegion(region uint64, err error) error {
+	var change *ChangeError
+	if errors.As(err, &change) {
+		return &ChangeError{Region: region, Problem: change.Problem}
+	}
+	return fmt.Errorf("%w (region %d)", err, region)
+}
 
 // Role is what a peer does in its region.
 type Role string
@@ -175,22 +208,22 @@ func (d *Descriptor) with(c peerChange) (*Descriptor, error) {
 		next.Peers = append(next.Peers, Peer{ID: c.peer, StoreID: c.body.StoreID, Address: c.body.Address, Role: Learner})
 	case raftpb.ConfChangeAddNode:
 		if peer == nil {
-			return nil, fmt.Errorf("%w there is no peer %d; a new one begins as a learner", ErrChange, c.peer)
+			return nil, badChange("there is no peer %d; a new one begins as a learner", c.peer)
 		}
 		if peer.Role == Voter {
-			return nil, fmt.Errorf("%w peer %d is a voter already", ErrChange, c.peer)
+			return nil, badChange("peer %d is a voter already", c.peer)
 		}
 		peer.Role = Voter
 	case raftpb.ConfChangeRemoveNode:
 		if peer == nil {
-			return nil, fmt.Errorf("%w there is no peer %d", ErrChange, c.peer)
+			return nil, badChange("there is no peer %d", c.peer)
 		}
 		if peer.Role == Voter && len(d.voterStores()) == 1 {
-			return nil, fmt.Errorf("%w peer %d is the only voter", ErrChange, c.peer)
+			return nil, badChange("peer %d is the only voter", c.peer)
 		}
 		next.Peers = slices.DeleteFunc(next.Peers, func(p Peer) bool { return p.ID == c.peer })
 	default:
-		return nil, fmt.Errorf("%w of an unknown kind, %v", ErrChange, c.kind)
+		return nil, badChange("of an unknown kind, %v", c.kind)
 	}
 	if r := next.Replacement; r != nil && next.on(r.Old) == nil && next.on(r.New) != nil && next.on(r.New).Role == Voter {
 		next.Replacement = nil // done
@@ -203,23 +236,23 @@ func (d *Descriptor) checkNew(c peerChange) error {
 		return err
 	}
 	if has := d.on(c.body.StoreID); has != nil {
-		return fmt.Errorf("%w store %d has peer %d already", ErrChange, c.body.StoreID, has.ID)
+		return badChange("store %d has peer %d already", c.body.StoreID, has.ID)
 	}
 	if slices.Contains(d.Retired, c.body.StoreID) {
-		return fmt.Errorf("%w store %d was replaced, its id is used up", ErrChange, c.body.StoreID)
+		return badChange("store %d was replaced, its id is used up", c.body.StoreID)
 	}
 	if c.peer <= d.LastPeer {
-		return fmt.Errorf("%w peer id %d was given before", ErrChange, c.peer)
+		return badChange("peer id %d was given before", c.peer)
 	}
 	return nil
 }
 
 func checkStore(store uint64, address string) error {
 	if store == 0 || store >= maxStoreID {
-		return fmt.Errorf("%w store id %d is not from 1 to %d", ErrChange, store, maxStoreID-1)
+		return badChange("store id %d is not from 1 to %d", store, maxStoreID-1)
 	}
 	if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
-		return fmt.Errorf("%w the address %q of store %d is not host:port", ErrChange, address, store)
+		return badChange("the address %q of store %d is not host:port", address, store)
 	}
 	return nil
 }
@@ -234,9 +267,9 @@ func (d *Descriptor) replacing(r Replacement) (*Descriptor, error) {
 	under := d.Replacement
 	switch {
 	case r.Old == r.New:
-		return nil, fmt.Errorf("%w store %d can't replace itself", ErrChange, r.Old)
+		return nil, badChange("store %d can't replace itself", r.Old)
 	case slices.Contains(d.Retired, r.New):
-		return nil, fmt.Errorf("%w store %d was replaced, its id is used up", ErrChange, r.New)
+		return nil, badChange("store %d was replaced, its id is used up", r.New)
 	case d.on(r.Old) == nil && slices.Contains(d.Retired, r.Old) && (under == nil || under.New == r.New):
 		return d, nil // it is being done, or it is done
 	case under != nil && under.Old != r.Old && under.New != r.Old:

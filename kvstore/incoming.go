@@ -180,6 +180,11 @@ func (r *region) restore(f *snapshotFiles, snapshot *raftpb.Snapshot, hardState 
 // reload reads what a restored snapshot changed.
 func (r *region) reload(db *pebble.DB, at position, hardState *raftpb.HardState) error {
 	r.log.restored(at, hardState)
+	if r.outgoing != nil {
+		// It may be being written, and an excision doesn't spare what Pebble's
+		// snapshots see.
+		r.outgoing.confVer = 0 // fits nothing
+	}
 	var err error
 	if r.applied, r.dedup, err = loadState(db, r.id); err != nil {
 		return err

@@ -69,7 +69,7 @@ func (s *Store) infoServer(line func(string, any)) {
 
 func (s *Store) infoRegions(line func(string, any)) {
 	leaders, leaderless, sum, entries := 0, 0, uint64(0), uint64(0)
-	roles := map[viewedRole]int{}
+	roles, moving := map[viewedRole]int{}, 0
 	digest := fnv.New64a()
 	for i := range s.host.views {
 		view := &s.host.views[i]
@@ -83,6 +83,9 @@ func (s *Store) infoRegions(line func(string, any)) {
 		sum += applied
 		entries += view.entries.Load()
 		roles[viewedRole(view.role.Load())]++
+		if view.moving.Load() {
+			moving++
+		}
 		_ = binary.Write(digest, binary.BigEndian, applied)
 	}
 	line("regions", s.options.Regions)
@@ -92,6 +95,7 @@ func (s *Store) infoRegions(line func(string, any)) {
 	line("voters", roles[roleVoter])
 	line("learners", roles[roleLearner])
 	line("waiting", roles[roleWaiting])
+	line("to_replace", moving)
 	line("log_entries", entries)
 	line("applied_entries", sum)
 	// Equal on two stores when they have applied the same entries of every region.

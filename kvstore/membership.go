@@ -58,7 +58,7 @@ func (r *region) checkChange(request *request, directory *directory) error {
 	}
 	next, err := r.descriptor.with(*c)
 	if err != nil {
-		return fmt.Errorf("region %d: %w", r.id, err)
+		return inRegion(r.id, err)
 	}
 	if c.kind == raftpb.ConfChangeAddNode {
 		if err := r.checkCaughtUp(c.peer); err != nil {

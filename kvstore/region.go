@@ -28,6 +28,7 @@ type view struct {
 	leader  atomic.Uint64 // the store that leads, 0 if none is known
 	role    atomic.Uint32 // a viewedRole
 	entries atomic.Uint64 // in the log
+	moving  atomic.Bool   // whether a replacement is ordered
 }
 
 // viewedRole is what this store's replica of a region is.
@@ -164,6 +165,7 @@ func (r *region) describe(d *Descriptor) {
 		role = roleVoter
 	}
 	r.view.role.Store(uint32(role))
+	r.view.moving.Store(d.Replacement != nil)
 }
 
 // tick moves the region's clock.
@@ -257,6 +259,7 @@ func (v *view) clear() {
 	v.leader.Store(0)
 	v.role.Store(uint32(roleNone))
 	v.entries.Store(0)
+	v.moving.Store(false)
 }
 
 // unreachable tells Raft that messages to a peer, or to all peers of a store, may be lost.

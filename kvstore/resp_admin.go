@@ -3,7 +3,6 @@ package kvstore
 import (
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/tidwall/redcon"
 )
@@ -62,7 +61,7 @@ func (s *respServer) admin(conn redcon.Conn, name string, args [][]byte) {
 func (s *respServer) peers(conn redcon.Conn, region uint64) {
 	d, err := s.store.Peers(region)
 	if err != nil {
-		writeError(conn, err)
+		conn.WriteError(err.Error())
 		return
 	}
 	leader := s.store.host.views[region-1].leader.Load()
@@ -78,7 +77,7 @@ func (s *respServer) peers(conn redcon.Conn, region uint64) {
 
 func writeNumber(conn redcon.Conn, n int64, err error) {
 	if err != nil {
-		writeError(conn, err)
+		conn.WriteError(err.Error())
 		return
 	}
 	conn.WriteInt64(n)
@@ -86,19 +85,8 @@ func writeNumber(conn redcon.Conn, n int64, err error) {
 
 func writeOK(conn redcon.Conn, err error) {
 	if err != nil {
-		writeError(conn, err)
+		conn.WriteError(err.Error())
 		return
 	}
 	conn.WriteString("OK")
-}
-
-// writeError puts the word first by which clients tell errors apart.
-func writeError(conn redcon.Conn, err error) {
-	text := err.Error()
-	for _, known := range []error{ErrTryAgain, ErrNotLeader, ErrChange} {
-		if at := strings.Index(text, known.Error()+" "); at > 0 {
-			text = known.Error() + " " + text[:at] + text[at+len(known.Error())+1:]
-		}
-	}
-	conn.WriteError(text)
 }
