@@ -142,8 +142,12 @@ func receiveProcess(listener net.Listener, dir string) {
 // sendProcess sends the file of that path to each address that it reads, and says
 // its usage.
 func sendProcess(path string) {
-	sender, err := snapshot.NewSender(snapshot.SenderOptions{StoreID: here, Source: snapshot.FileSource(
-		func(context.Context, *raft_serverpb.RaftMessage) (string, error) { return path, nil })})
+	sender, err := snapshot.NewSender(snapshot.SenderOptions{
+		StoreID: here,
+		Limiter: snapshot.NewLimiter(0),
+		Source: snapshot.FileSource(
+			func(context.Context, *raft_serverpb.RaftMessage) (string, error) { return path, nil }),
+	})
 	if err != nil {
 		panic(err)
 	}

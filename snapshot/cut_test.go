@@ -253,3 +253,31 @@ func TestResumesOnlyTheSame(t *testing.T) {
 		})
 	}
 }
+
+// A sender that was never asked learns from its first transfers what the receiver
+// can, even from one that breaks off.
+func TestLearnsWhoResumes(t *testing.T) {
+	t.Parallel()
+	const size = 4 << 20
+	s := newStore(t)
+	proxy := rig.NewProxy(t, s.address)
+	want := random(7, size)
+	sender := newSender(t, memory{7: want, 8: random(8, 10)})
+	if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(8, 10)); err != nil {
+		t.Fatal(err)
+	}
+	proxy.CutAfter(3<<20 + 50_000)
+	if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, size)); err == nil {
+		t.Fatal("a cut transfer succeeded")
+	}
+	s.quiet(t)
+	proxy.CutAfter(-1)
+	before := proxy.Stats().CarriedUp
+	if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, size)); err != nil {
+		t.Fatal(err)
+	}
+	s.expect(t, 7, want)
+	if carried := proxy.Stats().CarriedUp - before; carried > 3<<20 {
+		t.Errorf("%d bytes were sent again", carried)
+	}
+}

@@ -46,7 +46,7 @@ func (l *Limiter) chunk() int {
 }
 
 // wait waits until n bytes may leave, and returns how long that took. It waits
-// in small steps, so that a new limit is soon felt.
+// in steps of a tenth of a second, so that a new limit is soon felt.
 func (l *Limiter) wait(ctx context.Context, n int) (time.Duration, error) {
 	if l.rate.Limit() == rate.Inf {
 		return 0, ctx.Err()
@@ -54,6 +54,9 @@ func (l *Limiter) wait(ctx context.Context, n int) (time.Duration, error) {
 	start := time.Now()
 	for n > 0 {
 		step := min(n, minChunkSize)
+		if tenth := l.rate.Limit() / 10; tenth < minChunkSize {
+			step = min(step, max(1, int(tenth)))
+		}
 		if err := l.rate.WaitN(ctx, step); err != nil {
 			return time.Since(start), context.Cause(ctx)
 		}

@@ -15,6 +15,7 @@ import (
 // Defaults of the options.
 const (
 	DefaultMaxTransfers     = 32
+	DefaultRate             = 100 << 20
 	DefaultStallTimeout     = 30 * time.Second
 	DefaultMinRate          = 1 << 20
 	DefaultGrace            = time.Minute
@@ -39,7 +40,8 @@ type SenderOptions struct {
 	// (concurrent-send-snap-limit); one more fails at once. Default 32.
 	MaxTransfers int
 	// Limiter bounds the bytes per second (snap-io-max-bytes-per-sec). Share one
-	// between all Senders of a process. Default none.
+	// between all Senders of a process. Default 100 MiB/s for this Sender, TiKV's;
+	// NewLimiter(0) lifts it.
 	Limiter *Limiter
 
 	// StallTimeout is how long a transfer may take nothing off our hands before
@@ -82,7 +84,7 @@ func (o SenderOptions) withDefaults() SenderOptions {
 	setDefault(&o.KeepaliveTimeout, DefaultKeepaliveTimeout)
 	setDefault(&o.WindowSize, DefaultWindowSize)
 	if o.Limiter == nil {
-		o.Limiter = NewLimiter(0)
+		o.Limiter = NewLimiter(DefaultRate)
 	}
 	if o.Dialer == nil {
 		o.Dialer = func(ctx context.Context, address string) (net.Conn, error) {

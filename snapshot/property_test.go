@@ -21,13 +21,13 @@ type faulty struct {
 	sink
 	data []byte
 
-	mu                sync.Mutex
-	readFails         int // -1 is never
-	writeFails        int
-	createFails       bool
-	commitFails       bool
-	atByte            int    // where act is called, when that much was written
-	act               func() // cancels, say
+	mu          sync.Mutex
+	readFails   int // -1 is never
+	writeFails  int
+	createFails bool
+	commitFails bool
+	atByte      int    // where act is called, when that much was written
+	act         func() // cancels, say
 	written     int
 }
 

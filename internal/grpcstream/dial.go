@@ -83,7 +83,7 @@ func (t *Transport) connect(ctx context.Context, address string) (*link, error) 
 		return nil, err
 	}
 	l.client = client
-	if err := awaitReady(ctx, client); err != nil {
+	if err := l.awaitReady(ctx); err != nil {
 		l.Close()
 		return nil, err
 	}
@@ -109,6 +109,12 @@ func (l *link) dial(
 	return conn, nil
 }
 
+func (l *link) dialled() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.conns) > 0
+}
+
 // Close implements peer.Link. The socket goes first: while a peer reads nothing,
 // gRPC's own closing waits for seconds to say good-bye.
 func (l *link) Close() {
@@ -122,16 +128,17 @@ func (l *link) Close() {
 	_ = l.client.Close()
 }
 
-func awaitReady(ctx context.Context, client *grpc.ClientConn) error {
+func (l *link) awaitReady(ctx context.Context) error {
+	client := l.client
 	client.Connect()
-	for began := false; ; began = true {
+	for {
 		state := client.GetState()
 		switch state {
 		case connectivity.Ready:
 			return nil
 		case connectivity.Idle:
 			// Cut off within gRPC's greeting, it is idle again, and would stay so.
-			if began {
+			if l.dialled() {
 				return errors.New("connection was lost while it was made")
 			}
 		case connectivity.TransientFailure, connectivity.Shutdown:
