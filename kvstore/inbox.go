@@ -26,6 +26,7 @@ const (
 	itemChange
 	itemTombstone
 	itemIsStale
+	itemHandOver
 	itemUnreachable
 	itemSnapshotFailed
 	itemSnapshotFinished

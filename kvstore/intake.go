@@ -38,6 +38,8 @@ func (w *worker) take(it *item, now time.Time) error {
 		w.storeUnreachable(it.id)
 	case it.kind == itemMessage:
 		return w.receive(it)
+	case it.kind == itemHandOver:
+		w.handOver()
 	case r == nil && it.request != nil:
 		it.request.finish(answer{err: w.absent(it.region)})
 	case r == nil:
@@ -86,6 +88,16 @@ func (w *worker) do(r *region, it *item, now time.Time) {
 	case itemSnapshotFinished:
 		w.counters.snapshotsSent.Add(1)
 		r.node.ReportSnapshot(it.id, raft.SnapshotFinish)
+	}
+}
+
+// handOver gives the lead of all regions away that another voter can take.
+func (w *worker) handOver() {
+	for _, r := range w.regions {
+		if r.leads {
+			_ = r.handOver()
+			w.activate(r)
+		}
 	}
 }
 

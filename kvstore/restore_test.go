@@ -46,12 +46,35 @@ func TestStoreThatWasAwayForLong(t *testing.T) {
 	c.start(3)
 	eventually(t, 60*time.Second, "the store has everything", func() bool { return c.stores[3].host.restored.Load() >= 4 })
 	c.waitConverged()
+	if files := snapshotFilesOf(t, c, 3, "receive-"); len(files) > 0 {
+		t.Errorf("left of the snapshots that came: %v", files)
+	}
+	c.stop(1)
+	c.start(1)
+	if files := snapshotFilesOf(t, c, 1, ""); len(files) > 0 {
+		t.Errorf("left of the snapshots that were sent before a restart: %v", files)
+	}
 	for i, want := range map[int]string{5: "", 30: "after", 399: "after"} {
 		if got := mustGet(t, c.stores[3], fmt.Sprint("key", i)); string(got) != want {
 			t.Errorf("key%d is %q, want %q", i, got, want)
 		}
 	}
 	c.checkEqual()
+}
+
+// snapshotFilesOf lists the files of snapshots that a store has.
+func snapshotFilesOf(t *testing.T, c *cluster, id uint64, prefix string) (files []string) {
+	t.Helper()
+	all, err := c.fs[id].List("data/snapshots")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range all {
+		if strings.HasPrefix(name, prefix) {
+			files = append(files, name)
+		}
+	}
+	return files
 }
 
 // A store that goes down at any moment while snapshots come in, and forgets what

@@ -209,6 +209,38 @@ func (s *Store) Delete(key []byte) (existed bool, err error) {
 	return answer.existed, answer.err
 }
 
+// handOverAgain is after what time regions that are still led here are handed
+// over once more.
+const handOverAgain = 100 * time.Millisecond
+
+// HandOver gives the lead of all regions to other stores, so that nobody has to
+// wait for an election when this one is closed. It returns when it leads none, or
+// when ctx ends: there may be nobody who can take over.
+func (s *Store) HandOver(ctx context.Context) {
+	again := time.NewTicker(handOverAgain)
+	defer again.Stop()
+	for s.host.serving.Load() && s.leads() && len(s.host.directory.others()) > 0 {
+		for _, w := range s.host.workers {
+			w.inbox.push(item{kind: itemHandOver})
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// leads says whether any region is led here.
+func (s *Store) leads() bool {
+	for i := range s.host.views {
+		if s.host.views[i].leader.Load() == s.options.StoreID {
+			return true
+		}
+	}
+	return false
+}
+
 // Close stops taking requests, answers those under way, tells the other stores
 // what was flushed until ctx ends, and closes the Pebble. It is idempotent and
 // leaves no goroutine.

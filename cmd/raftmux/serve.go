@@ -195,6 +195,9 @@ func serve(ctx context.Context, options kvstore.Options, leash bool, out io.Writ
 			options.StoreID, options.Regions, store.ClientAddr(), store.Addr(), options.Dir)
 		select {
 		case <-ctx.Done():
+			if !leash { // whoever holds a leash stops all stores at once, so nobody is left
+				handOver(store)
+			}
 		case err = <-store.Failed():
 		}
 	case <-ctx.Done():
@@ -212,6 +215,15 @@ func serve(ctx context.Context, options kvstore.Options, leash bool, out io.Writ
 		fmt.Fprintf(out, "store %d stopped\n", options.StoreID)
 	}
 	return err
+}
+
+// handOverLimit bounds the time that a store takes to give away what it leads.
+const handOverLimit = 2 * time.Second
+
+func handOver(store *kvstore.Store) {
+	ctx, cancel := context.WithTimeout(context.Background(), handOverLimit)
+	defer cancel()
+	store.HandOver(ctx)
 }
 
 // otherStores names the stores that are asked.
