@@ -42,8 +42,8 @@ func newServeCommand() *cobra.Command {
 		Long: `serve runs one store of a cluster. The stores that begin a cluster are all
 given the same --peers, and each region has a replica on each of them; a majority
 must run. Any Redis client can PING, GET, SET, DEL and INFO at --client-addr of
-any store. Stop it with Ctrl-C or SIGTERM; after a crash, start it again with the
-same flags.
+any store. Stop it with Ctrl-C or SIGTERM: it hands over what it leads first. After
+that, or a crash, start it again with the same flags.
 
 A store whose --dir is empty asks the others whether it has been there before,
 and starts when all of them have said no. So at the first start of a cluster all
