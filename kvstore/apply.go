@@ -2,10 +2,12 @@ package kvstore
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 )
 
 // loadState reads a region's applied index and dedup table.
@@ -49,8 +51,9 @@ type acknowledgement struct {
 // depends on nothing but the entries and the region's state, so that replicas
 // stay equal.
 type applier struct {
-	db    *pebble.DB
-	batch *pebble.Batch
+	db        *pebble.DB
+	batch     *pebble.Batch
+	directory *directory
 	// acks are the answers to send once the batch is on disk.
 	acks []acknowledgement
 	// touched says for each data key in the batch whether it will exist.
@@ -63,6 +66,12 @@ func (a *applier) apply(r *region, entries []*raftpb.Entry) error {
 	}
 	dirty := map[uint64]*dedupRow{}
 	for _, entry := range entries {
+		if entry.GetType() == raftpb.EntryConfChange {
+			if err := a.change(r, entry); err != nil {
+				return err
+			}
+			continue
+		}
 		if len(entry.GetData()) == 0 || entry.GetType() != raftpb.EntryNormal {
 			continue // a new leader's first entry
 		}
@@ -93,27 +102,90 @@ func (a *applier) apply(r *region, entries []*raftpb.Entry) error {
 }
 
 func (a *applier) execute(r *region, c *command) error {
-	key := dataKey(r.id, c.key)
-	var result answer
-	var err error
-	if c.op == opDel {
-		if result.existed, err = a.exists(key); err != nil {
-			return err
-		}
-		err = a.batch.Delete(key, nil)
-	} else {
-		err = a.batch.Set(key, c.value, nil)
-	}
+	result, err := a.effect(r, c)
 	if err != nil {
 		return err
 	}
-	a.touched[string(key)] = c.op == opSet
 	if c.id.store == r.store && c.id.incarnation == r.writes.incarnation {
 		if waiting := r.writes.find(c.id.sequence); waiting != nil {
 			a.acks = append(a.acks, acknowledgement{waiting, result})
 		}
 	}
 	return nil
+}
+
+// effect does what a command says.
+func (a *applier) effect(r *region, c *command) (result answer, err error) {
+	key := dataKey(r.id, c.key)
+	switch c.op {
+	case opReplace:
+		return a.replace(r, c.value)
+	case opDel:
+		if result.existed, err = a.exists(key); err != nil {
+			return result, err
+		}
+		err = a.batch.Delete(key, nil)
+	default:
+		err = a.batch.Set(key, c.value, nil)
+	}
+	a.touched[string(key)] = c.op == opSet
+	return result, err
+}
+
+// replace notes the order to replace a store; the leader will carry it out.
+func (a *applier) replace(r *region, value []byte) (result answer, err error) {
+	var order Replacement
+	if err := json.Unmarshal(value, &order); err != nil {
+		return answer{err: badChange("malformed order: %v", err)}, nil
+	}
+	next, refusal := r.descriptor.replacing(order)
+	if refusal != nil {
+		return answer{err: inRegion(r.id, refusal)}, nil
+	}
+	return answer{existed: next.Replacement != nil}, a.describe(r, next)
+}
+
+// change applies a conf change, or skips one that doesn't fit, which every
+// replica does alike. Raft hears of it in either case, once the batch is on disk.
+func (a *applier) change(r *region, entry *raftpb.Entry) error {
+	told := &raftpb.ConfChange{}
+	if err := proto.Unmarshal(entry.GetData(), told); err != nil {
+		told = &raftpb.ConfChange{}
+	}
+	c, refusal := decodeChange(told)
+	next := r.descriptor
+	if refusal == nil {
+		next, refusal = r.descriptor.with(c)
+	}
+	if refusal != nil {
+		told = &raftpb.ConfChange{} // a change of nothing
+		refusal = inRegion(r.id, refusal)
+	}
+	r.changes = append(r.changes, told)
+	if waiting := r.change; waiting != nil && waiting.change.body.By == c.body.By {
+		r.change = nil
+		a.acks = append(a.acks, acknowledgement{waiting, answer{peer: c.peer, err: refusal}})
+	}
+	if refusal != nil {
+		return nil
+	}
+	return a.describe(r, next)
+}
+
+// describe gives a region a new descriptor.
+func (a *applier) describe(r *region, next *Descriptor) error {
+	value, err := next.encode()
+	if err != nil {
+		return err
+	}
+	for _, peer := range next.Peers {
+		if err := a.directory.learn(a.batch, peer.StoreID, peer.Address); err != nil {
+			return err
+		}
+	}
+	a.directory.retire(next.Retired)
+	r.describe(next)
+	return a.batch.Set(regionKey(r.id, partDescriptor), value, nil)
 }
 
 func (a *applier) exists(key []byte) (bool, error) {

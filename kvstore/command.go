@@ -11,6 +11,11 @@ type operation byte
 const (
 	opSet operation = 1
 	opDel operation = 2
+	// opReplace orders a store to be replaced; its value is a Replacement, JSON.
+	opReplace operation = 3
+	// opChange is a membership change. It goes into the log as Raft's own kind of
+	// entry, not as a command.
+	opChange operation = 4
 )
 
 // commandVersion is the first byte of a command.
@@ -52,7 +57,7 @@ func decodeCommand(data []byte) (command, error) {
 		return command{}, errBadCommand
 	}
 	c := command{op: operation(data[1])}
-	if c.op != opSet && c.op != opDel {
+	if c.op != opSet && c.op != opDel && c.op != opReplace {
 		return command{}, errBadCommand
 	}
 	data = data[2:]

@@ -52,6 +52,12 @@ func (r *dedupRow) admit(id requestID, low uint64) bool {
 	return true
 }
 
+// has says whether a write of the row's incarnation was applied, or given up.
+func (r *dedupRow) has(sequence uint64) bool {
+	_, found := slices.BinarySearch(r.window, sequence)
+	return found || sequence < r.low
+}
+
 func (r *dedupRow) encode() []byte {
 	buffer := binary.AppendUvarint(nil, r.incarnation)
 	buffer = binary.AppendUvarint(buffer, r.low)

@@ -1,8 +1,9 @@
 // Package kvstore is raftmux's reference host: a small, strict, sharded
 // key-value store that shows how a host drives many Raft groups over raftmux.
 //
-// A Store is one process. It holds one replica of each of N regions, each a
-// go.etcd.io/raft RawNode; a key belongs to the region that its hash names.
+// A Store is one process. It holds a replica of some of N regions, of all of them
+// to begin with, each a go.etcd.io/raft RawNode; a key belongs to the region that
+// its hash names.
 // A few workers own the regions (region modulo workers); there is no goroutine
 // per region. One turn of a worker's loop is:
 //
@@ -27,10 +28,47 @@
 // Options.RequestTimeout is over. It then says TRYAGAIN, and whether the write
 // may still happen.
 //
+// # Who the peers are
+//
+// Each region has a Descriptor: its peers, their stores and those stores'
+// addresses. It is part of the region's state machine, so it changes by log entries
+// (Raft's conf changes) and is on disk in the batch that has them as applied.
+// Changes are proposed by the leader (membership.go), one at a time and one peer at
+// a time: AddLearner, Promote once the learner has caught up, RemovePeer. A peer's
+// id is never given again; a store that had a peer and has it no more keeps the id
+// as a tombstone, so no late message brings it back. A peer that was taken out and
+// did not hear of it asks the others sooner or later, for votes or outright, and
+// is told by kvproto's is_tombstone; it then destroys what it had.
+//
+// ReplaceStore orders all regions to have a peer on one store in the place of
+// another that is gone for good. The order is a log entry, too, so whoever leads
+// carries it out, step by step, and the old store's id is a tombstone at every
+// raftmux.Client from then on.
+//
+// # Snapshots
+//
+// Each replica gives up the older half of its log when that has more than
+// Options.MaxLogEntries or MaxLogBytes (compact.go). A peer that needs what is
+// gone, or is new, gets a snapshot: the region's state machine, read from a Pebble
+// snapshot into a sorted table (outgoing.go), carried by package snapshot beside
+// the streams, and put into the receiver's Pebble in place of all that the region
+// had, together with the Raft state that goes with it, in one atomic step
+// (incoming.go). After a crash at any point the region is as it was before or as it
+// is after. Files under way are in the folder's subfolder snapshots, which is
+// emptied at the start.
+//
+// # A disk that is lost
+//
+// Raft has no place for a voter that forgot its vote. So a store with an empty
+// folder asks all stores that it is told of whether they ever heard of it, and
+// starts only when all have said no (founding.go); otherwise Store.Failed yields
+// ErrKnown. For the same reason a cluster begins when all of its stores are there.
+// Who lost the folder joins as a new store (Options.Join), and ReplaceStore does
+// the rest.
+//
 // # What is not here
 //
-// The log is never compacted, so a snapshot is never needed or sent; a store's
-// disk grows with what was written. The regions' peers are fixed when a store's
-// folder is made. A store that lost its folder must come back under a new id:
-// Raft has no place for a voter that forgot its vote.
+// Nothing places regions, or notices by itself that a store is gone for good:
+// that is for an operator to say. Regions don't split. A store that was replaced
+// while it still ran isn't told before it starts again.
 package kvstore

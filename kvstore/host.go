@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -17,24 +18,32 @@ import (
 )
 
 var (
-	errBusy    = fmt.Errorf("%w too many requests are waiting, nothing was written", ErrTryAgain)
-	errClosed  = fmt.Errorf("%w the store is shutting down, the outcome of a write is unknown", ErrTryAgain)
-	errForeign = errors.New("kvstore: not a message between peers of a region on this store")
-	errFull    = errors.New("kvstore: the worker's inbox is full")
+	errBusy     = fmt.Errorf("%w too many requests are waiting, nothing was written", ErrTryAgain)
+	errStarting = fmt.Errorf("%w the store waits for the others to start, nothing was written", ErrTryAgain)
+	errClosed   = fmt.Errorf("%w the store is shutting down, the outcome of a write is unknown", ErrTryAgain)
+	errForeign  = errors.New("kvstore: not a message between peers of a region on this store")
+	errFull     = errors.New("kvstore: the worker's inbox is full")
 )
 
 // Host is a store without its network: the regions on their Pebble, and the
 // workers that drive them. It is the etcdraft.Handler of the store's
 // raftmux.Server and the raftmux.Router of its Client.
 type Host struct {
-	options     Options
-	stores      []uint64 // all, in order
+	options   Options
+	stores    []uint64 // those of Options.Peers, in order
+	db        *pebble.DB
+	directory *directory
+	files     *snapshotFiles
+	views     []view // by region id - 1
+
+	// serving says that the workers run. Until then nothing below may be read.
+	serving     atomic.Bool
 	incarnation uint64
-	db          *pebble.DB
-	views       []view // by region id - 1
-	// upSince is when each other store came up, in Unix ns, 0 while it is not.
-	upSince map[uint64]*atomic.Int64
-	workers []*worker
+	workers     []*worker
+
+	sequence      atomic.Uint64 // numbers changes and files
+	restored      atomic.Uint64 // snapshots
+	receivedBytes atomic.Uint64 // of snapshots
 
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -46,8 +55,7 @@ var (
 	_ raftmux.Router   = (*Host)(nil)
 )
 
-// openHost opens or makes the folder and loads the regions. Messages may come
-// from then on; they wait for start.
+// openHost opens or makes the folder. Nothing is served before load and start.
 func openHost(options Options) (*Host, error) {
 	h := &Host{
 		options: options,
@@ -55,19 +63,15 @@ func openHost(options Options) (*Host, error) {
 		views:   make([]view, options.Regions),
 		failed:  make(chan error, 1),
 		cancel:  func() {},
-		upSince: map[uint64]*atomic.Int64{},
-	}
-	for _, store := range h.stores {
-		h.upSince[store] = new(atomic.Int64)
 	}
 	var err error
 	if h.db, err = openPebble(options, false); err != nil {
 		return nil, err
 	}
-	if err := h.load(); err != nil {
-		for _, w := range h.workers {
-			_ = w.applier.batch.Close()
-		}
+	if h.directory, err = loadDirectory(h.db, options.StoreID, options.Peers); err == nil {
+		h.files, err = openSnapshotFiles(options, h.db)
+	}
+	if err != nil {
 		return nil, errors.Join(err, h.db.Close())
 	}
 	return h, nil
@@ -91,28 +95,67 @@ func openPebble(options Options, readOnly bool) (*pebble.DB, error) {
 	return db, nil
 }
 
-func (h *Host) load() error {
-	var err error
-	h.incarnation, err = claim(h.db, identity{
+// identity is what the folder has to be made for.
+func (h *Host) identity() identity {
+	return identity{
 		Format:  identityFormat,
 		StoreID: h.options.StoreID,
+		Joined:  h.options.Join,
 		Stores:  h.stores,
 		Regions: h.options.Regions,
-	})
-	if err != nil {
+	}
+}
+
+// load claims the folder, and loads the regions that this store has.
+func (h *Host) load() error {
+	var err error
+	if h.incarnation, err = claim(h.db, h.identity(), h.options.Peers); err != nil {
 		return err
 	}
 	for range h.options.Workers {
 		h.workers = append(h.workers, newWorker(h))
 	}
 	for id := uint64(1); id <= uint64(h.options.Regions); id++ {
-		r, err := openRegion(h, id)
-		if err != nil {
-			return fmt.Errorf("kvstore: region %d: %w", id, err)
+		if err := h.loadRegion(id); err != nil {
+			return fmt.Errorf("kvstore: store %d, region %d: %w", h.options.StoreID, id, err)
 		}
-		h.workerOf(id).regions[id] = r
 	}
 	return nil
+}
+
+func (h *Host) loadRegion(id uint64) error {
+	w := h.workerOf(id)
+	tombstone, err := getNumber(h.db, regionKey(id, partTombstone))
+	if err != nil {
+		return err
+	}
+	w.tombstones[id] = tombstone
+	peer, err := getNumber(h.db, regionKey(id, partPeer))
+	if err != nil || peer <= tombstone {
+		return err // there is none, or it was destroyed the moment it was made
+	}
+	r, err := openRegion(h, id, peer)
+	if err != nil {
+		return err
+	}
+	for _, peer := range r.descriptor.Peers {
+		h.directory.know(peer.StoreID, peer.Address)
+	}
+	h.directory.retire(r.descriptor.Retired)
+	w.regions[id] = r
+	return nil
+}
+
+// getNumber reads a number, 0 if there is none.
+func getNumber(db *pebble.DB, key []byte) (uint64, error) {
+	value, err := getCopy(db, key)
+	if err != nil || value == nil {
+		return 0, err
+	}
+	if len(value) != 8 {
+		return 0, fmt.Errorf("malformed number at key %x", key)
+	}
+	return binary.BigEndian.Uint64(value), nil
 }
 
 // start sets the workers to work, each with a transport of its own.
@@ -128,6 +171,7 @@ func (h *Host) start(newTransport func() transport) {
 			}
 		})
 	}
+	h.serving.Store(true)
 }
 
 // fail tells whoever listens that the store can't go on.
@@ -145,7 +189,15 @@ func (h *Host) stop() {
 }
 
 // close closes the Pebble, after stop.
-func (h *Host) close() error { return h.db.Close() }
+func (h *Host) close() error {
+	h.files.close()
+	if !h.serving.Load() {
+		for _, w := range h.workers {
+			_ = w.applier.batch.Close()
+		}
+	}
+	return h.db.Close()
+}
 
 func (h *Host) workerOf(region uint64) *worker {
 	return h.workers[region%uint64(len(h.workers))]
@@ -154,13 +206,22 @@ func (h *Host) workerOf(region uint64) *worker {
 // Step implements etcdraft.Handler. It never waits: what the worker has no room
 // for is refused.
 func (h *Host) Step(header etcdraft.Header, message *raftpb.Message) error {
+	return h.take(header, message, "")
+}
+
+// take hands a message to its worker, which knows whether the two peers are what
+// the message says. The data of a MsgSnap is in the file, which is the worker's
+// unless take fails.
+func (h *Host) take(header etcdraft.Header, message *raftpb.Message, file string) error {
 	region := header.RegionID
-	if region == 0 || region > uint64(h.options.Regions) ||
-		header.To != (etcdraft.Peer{ID: PeerID(region, h.options.StoreID), StoreID: h.options.StoreID}) ||
-		header.From.ID != PeerID(region, header.From.StoreID) || h.options.Peers[header.From.StoreID] == "" {
+	if !h.serving.Load() || region == 0 || region > uint64(h.options.Regions) ||
+		header.To.StoreID != h.options.StoreID || header.From.StoreID == h.options.StoreID ||
+		header.From.StoreID == 0 || header.From.StoreID >= maxStoreID ||
+		(message.GetType() == raftpb.MsgSnap) != (file != "") {
 		return errForeign
 	}
-	if !h.workerOf(region).inbox.push(item{kind: itemMessage, region: region, message: message}) {
+	it := item{kind: itemMessage, region: region, header: header, message: message, file: file}
+	if !h.workerOf(region).inbox.push(it) {
 		return errFull
 	}
 	return nil
@@ -181,7 +242,7 @@ func (h *Host) ReportSnapshotStatus(regionID, peerID uint64, status raftmux.Snap
 }
 
 func (h *Host) report(region uint64, it item) bool {
-	if region == 0 || region > uint64(h.options.Regions) {
+	if !h.serving.Load() || region == 0 || region > uint64(h.options.Regions) {
 		return true // not ours; asking again would not help
 	}
 	return h.workerOf(region).inbox.push(it) || h.workerOf(region).inbox.isClosed()
@@ -190,8 +251,9 @@ func (h *Host) report(region uint64, it item) bool {
 // StoreUnreachable implements raftmux.Router. A worker that was told already is
 // told again if another one has no room yet, which does no harm.
 func (h *Host) StoreUnreachable(storeID uint64) bool {
-	if since := h.upSince[storeID]; since != nil {
-		since.Store(0)
+	h.directory.setUp(storeID, false)
+	if !h.serving.Load() {
+		return true
 	}
 	all := true
 	for _, w := range h.workers {
@@ -203,34 +265,37 @@ func (h *Host) StoreUnreachable(storeID uint64) bool {
 // StoreUp implements raftmux.Router. Raft's own probes find the peers soon
 // enough; this is for who leads.
 func (h *Host) StoreUp(storeID uint64) bool {
-	if since := h.upSince[storeID]; since != nil {
-		since.Store(time.Now().UnixNano())
-	}
+	h.directory.setUp(storeID, true)
 	return true
 }
 
-// upFor returns for how long another store has been in reach.
-func (h *Host) upFor(storeID uint64) time.Duration {
-	since := h.upSince[storeID].Load()
-	if since == 0 {
-		return 0
-	}
-	return time.Since(time.Unix(0, since))
+// submit hands a request about a key to its worker. Its answer comes by the deadline.
+func (h *Host) submit(op operation, key, value []byte) *request {
+	return h.dispatch(&request{op: op, region: RegionOf(key, h.options.Regions), key: key, value: value})
 }
 
-// submit hands a request to its worker. Its answer comes by the deadline.
-func (h *Host) submit(op operation, key, value []byte) *request {
-	r := &request{
-		op:       op,
-		region:   RegionOf(key, h.options.Regions),
-		key:      key,
-		value:    value,
-		deadline: time.Now().Add(h.options.RequestTimeout),
-		done:     make(chan answer, 1),
+// newChange returns a request for a membership change.
+func (h *Host) newChange(region uint64, c peerChange) *request {
+	c.body.By = [3]uint64{h.options.StoreID, h.incarnation, h.sequence.Add(1)}
+	return &request{op: opChange, region: region, change: c, done: make(chan answer, 1)}
+}
+
+// dispatch hands a request to its worker.
+func (h *Host) dispatch(r *request) *request {
+	r.deadline = time.Now().Add(h.options.RequestTimeout)
+	if r.done == nil {
+		r.done = make(chan answer, 1)
+	}
+	if !h.serving.Load() {
+		r.finish(answer{err: errStarting})
+		return r
 	}
 	kind := itemWrite
-	if op == 0 {
+	switch r.op {
+	case 0:
 		kind = itemRead
+	case opChange:
+		kind = itemChange
 	}
 	if !h.workerOf(r.region).inbox.push(item{kind: kind, region: r.region, request: r}) {
 		r.finish(answer{err: errBusy})

@@ -4,6 +4,8 @@ import (
 	"sync"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/raftmux/raftmux/etcdraft"
 )
 
 // Bounds of a worker's inbox. Reports have room of their own: they are few, and
@@ -21,6 +23,10 @@ const (
 	itemMessage itemKind = iota
 	itemWrite
 	itemRead
+	itemChange
+	itemTombstone
+	itemIsStale
+	itemHandOver
 	itemUnreachable
 	itemSnapshotFailed
 	itemSnapshotFinished
@@ -31,8 +37,10 @@ const (
 type item struct {
 	kind    itemKind
 	region  uint64
-	id      uint64 // the peer or the store of a report
+	id      uint64 // the peer or the store of a report or a tombstone
+	header  etcdraft.Header
 	message *raftpb.Message
+	file    string // with the data of a MsgSnap
 	request *request
 }
 

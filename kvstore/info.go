@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/raftmux/raftmux"
+	"github.com/raftmux/raftmux/snapshot"
 )
 
 // sections returns the lower-case names of the sections that INFO is asked for,
@@ -45,6 +46,7 @@ func (s *Store) info(names []string) string {
 	section("Regions", s.infoRegions)
 	section("Raftmux", s.infoRaftmux)
 	section("Stores", s.infoStores)
+	section("Snapshots", s.infoSnapshots)
 	return text.String()
 }
 
@@ -53,7 +55,11 @@ func (s *Store) infoServer(line func(string, any)) {
 	line("redis_mode", "standalone")
 	line("server", "raftmux")
 	line("store_id", s.options.StoreID)
-	line("incarnation", s.host.incarnation)
+	serving := s.host.serving.Load()
+	line("serving", serving)
+	if serving {
+		line("incarnation", s.host.incarnation)
+	}
 	line("process_id", os.Getpid())
 	line("go_version", runtime.Version())
 	line("raft_addr", s.Addr())
@@ -62,7 +68,8 @@ func (s *Store) infoServer(line func(string, any)) {
 }
 
 func (s *Store) infoRegions(line func(string, any)) {
-	leaders, leaderless, sum := 0, 0, uint64(0)
+	leaders, leaderless, sum, entries := 0, 0, uint64(0), uint64(0)
+	roles, moving := map[viewedRole]int{}, 0
 	digest := fnv.New64a()
 	for i := range s.host.views {
 		view := &s.host.views[i]
@@ -74,16 +81,29 @@ func (s *Store) infoRegions(line func(string, any)) {
 		}
 		applied := view.applied.Load()
 		sum += applied
+		entries += view.entries.Load()
+		roles[viewedRole(view.role.Load())]++
+		if view.moving.Load() {
+			moving++
+		}
 		_ = binary.Write(digest, binary.BigEndian, applied)
 	}
 	line("regions", s.options.Regions)
 	line("workers", s.options.Workers)
 	line("leaders", leaders)
 	line("leaderless", leaderless)
+	line("voters", roles[roleVoter])
+	line("learners", roles[roleLearner])
+	line("waiting", roles[roleWaiting])
+	line("to_replace", moving)
+	line("log_entries", entries)
 	line("applied_entries", sum)
 	// Equal on two stores when they have applied the same entries of every region.
 	line("applied_digest", fmt.Sprintf("%016x", digest.Sum64()))
-	var loops, syncs, writes, reads, became, refused uint64
+	if !s.host.serving.Load() {
+		return
+	}
+	var loops, syncs, writes, reads, became, refused, compactions, destroyed uint64
 	for _, w := range s.host.workers {
 		loops += w.counters.loops.Load()
 		syncs += w.counters.syncs.Load()
@@ -91,6 +111,8 @@ func (s *Store) infoRegions(line func(string, any)) {
 		reads += w.counters.reads.Load()
 		became += w.counters.becameLeader.Load()
 		refused += w.counters.refused.Load()
+		compactions += w.counters.compactions.Load()
+		destroyed += w.counters.destroyed.Load()
 	}
 	line("worker_loops", loops)
 	line("synced_batches", syncs)
@@ -98,6 +120,8 @@ func (s *Store) infoRegions(line func(string, any)) {
 	line("reads", reads)
 	line("became_leader", became)
 	line("steps_refused", refused)
+	line("log_compactions", compactions)
+	line("peers_destroyed", destroyed)
 }
 
 // infoRaftmux sums the ledgers of all connections.
@@ -149,9 +173,37 @@ func (s *Store) infoRaftmux(line func(string, any)) {
 }
 
 func (s *Store) infoStores(line func(string, any)) {
+	line("retired_stores", strings.Trim(fmt.Sprint(s.host.directory.retiredStores()), "[]"))
 	for _, store := range s.client.Stores() {
 		line(fmt.Sprintf("store%d", store.StoreID), fmt.Sprintf("state=%s,address=%s,connections=%d",
 			store.State, store.Address, len(store.Connections)))
+	}
+}
+
+func (s *Store) infoSnapshots(line func(string, any)) {
+	line("snapshots_restored", s.host.restored.Load())
+	line("snapshot_bytes_in", s.host.receivedBytes.Load())
+	if s.host.serving.Load() {
+		var sent, failed uint64
+		for _, w := range s.host.workers {
+			sent += w.counters.snapshotsSent.Load()
+			failed += w.counters.snapshotsFailed.Load()
+		}
+		line("snapshots_sent", sent)
+		line("snapshots_failed", failed)
+	}
+	for _, way := range []struct {
+		name      string
+		transfers []snapshot.Progress
+	}{{"out", s.snapshotSender.Transfers()}, {"in", s.snapshotReceiver.Transfers()}} {
+		line("snapshots_under_way_"+way.name, len(way.transfers))
+		rate := 0.0
+		for _, t := range way.transfers {
+			rate += t.Rate
+			line(fmt.Sprintf("snapshot_%s_region%d", way.name, t.RegionID), fmt.Sprintf(
+				"peer=%d,store=%d,phase=%s,done=%d,total=%d,resumed=%d,rate=%.0f", t.PeerID, t.StoreID, t.Phase, t.Done, t.Total, t.Resumed, t.Rate))
+		}
+		line("snapshot_rate_"+way.name, int64(rate))
 	}
 }
 

@@ -55,8 +55,8 @@ func (r *Replicas) Each(visit func(region uint64, key, value []byte) error) erro
 	return nil
 }
 
-// Digest returns a hash of a region's replica: data, dedup table and applied
-// index. Replicas of a region that have applied the same entries have the same.
+// Digest returns a hash of a region's replica: data, dedup table, descriptor and
+// applied index. Replicas of a region that have applied the same entries have the same.
 func (r *Replicas) Digest(region uint64) (uint64, error) {
 	digest := fnv.New64a()
 	add := func(key, value []byte) error {
@@ -68,7 +68,7 @@ func (r *Replicas) Digest(region uint64) (uint64, error) {
 		}
 		return nil
 	}
-	for _, part := range []byte{partApplied, partDedup, partData} {
+	for _, part := range []byte{partApplied, partDescriptor, partDedup, partData} {
 		if err := r.scan(region, part, add); err != nil {
 			return 0, err
 		}

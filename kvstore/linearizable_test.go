@@ -112,12 +112,91 @@ func (h *history) perform(client *redis.Client, id int, in kvInput) {
 // comes back, make a history that one map could have made.
 func TestHistoryIsLinearizable(t *testing.T) {
 	c := newCluster(t, 3, Options{Regions: 6, RequestTimeout: 3 * time.Second})
-	eventually(t, 20*time.Second, "leaders", c.leadersHome)
-	clients := map[uint64]*redis.Client{}
-	for id, address := range c.clients {
-		clients[id] = redis.NewClient(&redis.Options{Addr: address, MaxRetries: -1, DialerRetries: 1, Protocol: 2, ReadTimeout: 10 * time.Second})
-		defer func() { _ = clients[id].Close() }()
+	checkHistory(t, c, func(_ *historians, progress func(more int, what string)) {
+		progress(1000, "operations before the kill")
+		c.kill(3)
+		progress(1000, "operations while a store is dead")
+		c.start(3)
+		progress(1500, "operations after the restart")
+	})
+}
+
+// The same, while a store comes back by snapshots because the logs are short, and
+// then loses its disk and another one takes its place.
+func TestHistoryWithAReplacementIsLinearizable(t *testing.T) {
+	c := newCluster(t, 3, Options{Regions: 6, RequestTimeout: 3 * time.Second, MaxLogEntries: 10})
+	checkHistory(t, c, func(h *historians, progress func(more int, what string)) {
+		progress(500, "operations before the kill")
+		c.kill(3)
+		progress(500, "operations while a store is dead")
+		c.start(3)
+		eventually(t, 30*time.Second, "the store comes back by a snapshot", func() bool {
+			return c.stores[3].host.restored.Load() > 0
+		})
+		progress(500, "operations after the restart")
+		c.lose(3)
+		c.join(4)
+		<-c.stores[4].Ready()
+		h.move(3, 4)
+		eventually(t, 30*time.Second, "the order is given", func() bool {
+			_, err := c.stores[1].ReplaceStore(3, 4, c.peers[4])
+			return err == nil
+		})
+		progress(500, "operations while a store is replaced")
+		for region := uint64(1); region <= 6; region++ {
+			c.waitRole(4, region, roleVoter)
+		}
+		progress(500, "operations after that")
+	})
+}
+
+// historians are the clients by which a history is made, one for each store.
+type historians struct {
+	c       *cluster
+	mu      sync.Mutex
+	clients map[uint64]*redis.Client
+	instead map[uint64]uint64
+}
+
+// client returns that of a store, or of the one that took its place.
+func (h *historians) client(store uint64) *redis.Client {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if other := h.instead[store]; other != 0 {
+		store = other
 	}
+	return h.clients[store]
+}
+
+func (h *historians) add(store uint64) {
+	h.clients[store] = redis.NewClient(&redis.Options{
+		Addr: h.c.clients[store], MaxRetries: -1, DialerRetries: 1, Protocol: 2, ReadTimeout: 10 * time.Second,
+	})
+}
+
+// move has a new store asked instead of an old one.
+func (h *historians) move(from, to uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.add(to)
+	h.instead[from] = to
+}
+
+func (h *historians) close() {
+	for _, client := range h.clients {
+		_ = client.Close()
+	}
+}
+
+// checkHistory has nine clients work while the script plays, and checks what they saw.
+func checkHistory(t *testing.T, c *cluster, script func(h *historians, progress func(more int, what string))) {
+	t.Helper()
+	eventually(t, 20*time.Second, "leaders", c.leadersHome)
+	clients := &historians{c: c, clients: map[uint64]*redis.Client{}, instead: map[uint64]uint64{}}
+	for id := range c.clients {
+		clients.add(id)
+	}
+	defer clients.close()
 	h := &history{begin: time.Now()}
 	stop := make(chan struct{})
 	var running sync.WaitGroup
@@ -134,7 +213,7 @@ func TestHistoryIsLinearizable(t *testing.T) {
 				if in.op == opSet {
 					in.value = fmt.Sprint(worker, "-", n)
 				}
-				h.perform(clients[uint64(worker%3)+1], worker, in)
+				h.perform(clients.client(uint64(worker%3)+1), worker, in)
 			}
 		})
 	}
@@ -143,15 +222,10 @@ func TestHistoryIsLinearizable(t *testing.T) {
 		defer h.mu.Unlock()
 		return len(h.done)
 	}
-	progress := func(more int, what string) {
+	script(clients, func(more int, what string) {
 		goal := count() + more
 		eventually(t, 60*time.Second, what, func() bool { return count() >= goal })
-	}
-	progress(1000, "operations before the kill")
-	c.kill(3)
-	progress(1000, "operations while a store is dead")
-	c.start(3)
-	progress(1500, "operations after the restart")
+	})
 	close(stop)
 	running.Wait()
 

@@ -15,15 +15,20 @@ const logCacheBytes = 64 << 10
 
 // logStore is the raft.Storage of one region: its log and hard state on the
 // store's Pebble, with the newest entries in memory. It belongs to the region's
-// worker. The log starts at index 1 and is never compacted.
+// worker. Entries up to truncated are gone: they are in the state machine, and
+// who still needs them gets that, as a snapshot.
 type logStore struct {
-	db     *pebble.DB
-	region uint64
-	voters []uint64
+	db        *pebble.DB
+	region    uint64
+	confState *raftpb.ConfState // as it was at the start; Raft asks once
+	snapshots snapshotMaker
 
 	hardState *raftpb.HardState
+	truncated position
 	lastIndex uint64
 	lastTerm  uint64
+	// bytes is the size of the entries since the start or the last compaction.
+	bytes int
 
 	// recent are the entries up to lastIndex, without a gap. It is nil while the
 	// region is idle.
@@ -31,9 +36,27 @@ type logStore struct {
 	recentBytes int
 }
 
-// loadLog reads what a region had on disk. A region without anything is new.
-func loadLog(db *pebble.DB, region uint64, voters []uint64) (*logStore, error) {
-	l := &logStore{db: db, region: region, voters: voters}
+// position is a place in the log.
+type position struct{ index, term uint64 }
+
+// The log of a region of a new cluster begins behind this position, at which
+// all of the founding peers agree without a word. A later peer has nothing
+// there, so it gets a snapshot, with the descriptor in it.
+const (
+	foundingIndex = 1
+	foundingTerm  = 1
+)
+
+// snapshotMaker is what Raft's wish for a snapshot is passed on to.
+type snapshotMaker interface {
+	// snapshot returns one that is ready, or raft.ErrSnapshotTemporarilyUnavailable.
+	snapshot() (*raftpb.Snapshot, error)
+}
+
+// loadLog reads what a region had on disk; the log of one without anything
+// begins at 1.
+func loadLog(db *pebble.DB, region uint64, confState *raftpb.ConfState) (*logStore, error) {
+	l := &logStore{db: db, region: region, confState: confState}
 	value, err := getCopy(db, regionKey(region, partHardState))
 	if err != nil {
 		return nil, err
@@ -43,6 +66,15 @@ func loadLog(db *pebble.DB, region uint64, voters []uint64) (*logStore, error) {
 			return nil, err
 		}
 	}
+	if value, err = getCopy(db, regionKey(region, partTruncated)); err != nil {
+		return nil, err
+	}
+	if value != nil {
+		if l.truncated, err = decodePosition(value); err != nil {
+			return nil, err
+		}
+	}
+	l.lastIndex, l.lastTerm = l.truncated.index, l.truncated.term
 	iterator, err := db.NewIter(&pebble.IterOptions{
 		LowerBound: regionKey(region, partLog),
 		UpperBound: partEnd(region, partLog),
@@ -61,7 +93,32 @@ func loadLog(db *pebble.DB, region uint64, voters []uint64) (*logStore, error) {
 }
 
 // isNew says whether the region never took part in anything.
-func (l *logStore) isNew() bool { return l.lastIndex == 0 && raft.IsEmptyHardState(l.hardState) }
+func (l *logStore) isNew() bool {
+	return l.lastIndex <= foundingIndex && l.hardState.GetTerm() <= foundingTerm && l.hardState.GetVote() == 0
+}
+
+// compact gives up the entries up to an index, which must be applied. The batch
+// must be committed before anything else relies on it.
+func (l *logStore) compact(batch *pebble.Batch, index uint64) error {
+	term, err := l.Term(index)
+	if err != nil {
+		return fmt.Errorf("kvstore: region %d: compact to %d: %w", l.region, index, err)
+	}
+	if err := batch.DeleteRange(logKey(l.region, l.truncated.index+1), logKey(l.region, index+1), nil); err != nil {
+		return err
+	}
+	l.bytes = int(uint64(l.bytes) * (l.lastIndex - index) / (l.lastIndex - l.truncated.index))
+	l.truncated = position{index, term}
+	return batch.Set(regionKey(l.region, partTruncated), encodePosition(l.truncated), nil)
+}
+
+// restored notes that a snapshot took the place of everything.
+func (l *logStore) restored(at position, hardState *raftpb.HardState) {
+	l.forget()
+	l.bytes = 0
+	l.truncated, l.hardState = at, hardState
+	l.lastIndex, l.lastTerm = at.index, at.term
+}
 
 // stage adds entries and a hard state to the batch. Memory is changed by saved,
 // once the batch is on disk; nothing may read the region's log in between.
@@ -106,6 +163,7 @@ func (l *logStore) saved(hardState *raftpb.HardState, entries []*raftpb.Entry) {
 	for _, entry := range entries {
 		l.recent = append(l.recent, entry)
 		l.recentBytes += entryBytes(entry)
+		l.bytes += entryBytes(entry)
 	}
 	drop := 0
 	for drop < len(l.recent)-1 && l.recentBytes > logCacheBytes {
@@ -125,25 +183,26 @@ func (l *logStore) forget() { l.recent, l.recentBytes = nil, 0 }
 
 // InitialState implements raft.Storage.
 func (l *logStore) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
-	return l.hardState, &raftpb.ConfState{Voters: l.voters}, nil
+	return l.hardState, l.confState, nil
 }
 
 // FirstIndex implements raft.Storage.
-func (l *logStore) FirstIndex() (uint64, error) { return 1, nil }
+func (l *logStore) FirstIndex() (uint64, error) { return l.truncated.index + 1, nil }
 
 // LastIndex implements raft.Storage.
 func (l *logStore) LastIndex() (uint64, error) { return l.lastIndex, nil }
 
-// Snapshot implements raft.Storage. With the whole log at hand, raft never asks.
-func (l *logStore) Snapshot() (*raftpb.Snapshot, error) {
-	return nil, raft.ErrSnapshotTemporarilyUnavailable
-}
+// Snapshot implements raft.Storage. The first call for a snapshot begins one;
+// Raft asks again with every answer of the peer that needs it.
+func (l *logStore) Snapshot() (*raftpb.Snapshot, error) { return l.snapshots.snapshot() }
 
 // Term implements raft.Storage.
 func (l *logStore) Term(index uint64) (uint64, error) {
 	switch {
-	case index == 0:
-		return 0, nil
+	case index == l.truncated.index:
+		return l.truncated.term, nil
+	case index < l.truncated.index:
+		return 0, raft.ErrCompacted
 	case index == l.lastIndex:
 		return l.lastTerm, nil
 	case index > l.lastIndex:
@@ -169,6 +228,9 @@ func (l *logStore) recentFirst() uint64 { return l.lastIndex + 1 - uint64(len(l.
 
 // Entries implements raft.Storage.
 func (l *logStore) Entries(low, high, maxSize uint64) ([]*raftpb.Entry, error) {
+	if low <= l.truncated.index {
+		return nil, raft.ErrCompacted
+	}
 	if high > l.lastIndex+1 {
 		return nil, raft.ErrUnavailable
 	}
@@ -270,6 +332,17 @@ func decodeHardState(value []byte) (*raftpb.HardState, error) {
 		Vote:   new(binary.BigEndian.Uint64(value[8:])),
 		Commit: new(binary.BigEndian.Uint64(value[16:])),
 	}, nil
+}
+
+func encodePosition(p position) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, p.index), p.term)
+}
+
+func decodePosition(value []byte) (position, error) {
+	if len(value) != 16 {
+		return position{}, fmt.Errorf("kvstore: malformed truncated state of %d bytes", len(value))
+	}
+	return position{binary.BigEndian.Uint64(value), binary.BigEndian.Uint64(value[8:])}, nil
 }
 
 // getCopy returns a copy of a value, nil if there is none.

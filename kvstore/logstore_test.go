@@ -1,17 +1,19 @@
 package kvstore
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 )
 
 // A log on Pebble answers like a slice of entries, whatever is appended, cut
-// off, forgotten from memory, or read after a restart.
+// off at either end, forgotten from memory, or read after a restart.
 func TestLogStoreIsASlice(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		db, err := pebble.Open("data", &pebble.Options{FS: vfs.NewMem(), Logger: pebbleLogger{Options{}.withDefaults().Logger}})
@@ -25,7 +27,7 @@ func TestLogStoreIsASlice(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		log, err := loadLog(db, 7, []uint64{1})
+		log, err := loadLog(db, 7, nil)
 		if err != nil || !log.isNew() {
 			t.Fatalf("new log: %v", err)
 		}
@@ -35,7 +37,8 @@ func TestLogStoreIsASlice(t *testing.T) {
 			"append": func(t *rapid.T) {
 				keep := len(want)
 				if rapid.Bool().Draw(t, "new leader") {
-					keep = rapid.IntRange(0, len(want)).Draw(t, "keep")
+					// What is compacted is applied, and stays.
+					keep = rapid.IntRange(int(log.truncated.index), len(want)).Draw(t, "keep")
 					term++
 				}
 				var entries []*raftpb.Entry
@@ -59,9 +62,21 @@ func TestLogStoreIsASlice(t *testing.T) {
 				_ = batch.Close()
 				log.saved(state, entries)
 			},
+			"compact": func(t *rapid.T) {
+				if last := uint64(len(want)); last > log.truncated.index {
+					batch := db.NewBatch()
+					if err := log.compact(batch, rapid.Uint64Range(log.truncated.index+1, last).Draw(t, "to")); err != nil {
+						t.Fatal(err)
+					}
+					if err := batch.Commit(pebble.NoSync); err != nil {
+						t.Fatal(err)
+					}
+					_ = batch.Close()
+				}
+			},
 			"forget": func(*rapid.T) { log.forget() },
 			"restart": func(t *rapid.T) {
-				if log, err = loadLog(db, 7, []uint64{1}); err != nil {
+				if log, err = loadLog(db, 7, nil); err != nil {
 					t.Fatal(err)
 				}
 			},
@@ -80,15 +95,25 @@ func checkLog(t *rapid.T, log *logStore, want []*raftpb.Entry) {
 	if last != uint64(len(want)) {
 		t.Fatalf("last index is %d, must be %d", last, len(want))
 	}
+	first, _ := log.FirstIndex()
+	if _, err := log.Entries(first-1, first, 0); first > 1 && !errors.Is(err, raft.ErrCompacted) {
+		t.Fatalf("entries that are gone: %v", err)
+	}
 	for i, entry := range want {
+		if uint64(i+2) < first {
+			if _, err := log.Term(uint64(i + 1)); !errors.Is(err, raft.ErrCompacted) {
+				t.Fatalf("term of %d, which is gone: %v", i+1, err)
+			}
+			continue
+		}
 		if term, err := log.Term(uint64(i + 1)); err != nil || term != entry.GetTerm() {
 			t.Fatalf("term of %d is %d, %v", i+1, term, err)
 		}
 	}
-	if len(want) == 0 {
+	if uint64(len(want)) < first {
 		return
 	}
-	low := rapid.IntRange(1, len(want)).Draw(t, "low")
+	low := rapid.IntRange(int(first), len(want)).Draw(t, "low")
 	high := rapid.IntRange(low+1, len(want)+1).Draw(t, "high")
 	limit := rapid.SampledFrom([]uint64{0, 200, 1 << 40}).Draw(t, "limit")
 	got, err := log.Entries(uint64(low), uint64(high), limit)

@@ -16,6 +16,8 @@ const (
 	DefaultRegions        = 300
 	DefaultRequestTimeout = 5 * time.Second
 	DefaultMaxValueSize   = 8 << 20
+	DefaultMaxLogEntries  = 4096
+	DefaultMaxLogBytes    = 16 << 20
 )
 
 // maxRegions keeps ids and memory sane; the log of each takes part in every tick.
@@ -29,9 +31,14 @@ type Options struct {
 	// Dir is the store's folder. It is made if it is missing, and belongs to this
 	// store id, these peers and this number of regions ever after.
 	Dir string
-	// Peers are the Raft addresses of all stores, the own one too, by store id.
-	// Each region has a replica on each.
+	// Peers are the Raft addresses of stores, the own one too, by store id. The
+	// stores that begin a cluster all name the same, and each region has a replica
+	// on each of them. One that joins names itself and those that run, as many as
+	// there are; it hears of others by membership changes.
 	Peers map[uint64]string
+	// Join says that the store, if its folder is new, comes to a cluster that there
+	// is. It has no replica of anything until a membership change gives it one.
+	Join bool
 	// Addr is where the store listens for the others, and ClientAddr for clients.
 	// The default of Addr is the own address in Peers, that of ClientAddr is a
 	// free port on 127.0.0.1.
@@ -51,6 +58,15 @@ type Options struct {
 	RequestTimeout time.Duration
 	// MaxValueSize bounds a key and its value together. Default 8 MiB.
 	MaxValueSize int
+	// MaxLogEntries and MaxLogBytes bound the log that a region keeps of what it
+	// has applied. Above either, it gives up the older half, or more if it must; a
+	// peer that still needs what is gone gets a snapshot. The leader waits for
+	// peers that are alive and on their way, up to twice the limits. Bytes are
+	// counted from the store's start. Default 4096 and 16 MiB.
+	MaxLogEntries, MaxLogBytes int
+	// SnapshotRate bounds the bytes per second of all snapshots that the store
+	// sends. Default unlimited.
+	SnapshotRate int64
 	// FS is where Dir is. Default the disk.
 	FS vfs.FS
 	// Logger takes the log. Default none.
@@ -74,6 +90,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxValueSize == 0 {
 		o.MaxValueSize = DefaultMaxValueSize
+	}
+	if o.MaxLogEntries == 0 {
+		o.MaxLogEntries = DefaultMaxLogEntries
+	}
+	if o.MaxLogBytes == 0 {
+		o.MaxLogBytes = DefaultMaxLogBytes
 	}
 	if o.Addr == "" {
 		o.Addr = o.Peers[o.StoreID]
@@ -107,6 +129,12 @@ func (o Options) validate() error {
 		return fmt.Errorf("kvstore: option RequestTimeout is %v, must be positive", o.RequestTimeout)
 	case o.MaxValueSize < 1 || o.MaxValueSize > 32<<20:
 		return fmt.Errorf("kvstore: option MaxValueSize is %d, must be from 1 to %d", o.MaxValueSize, 32<<20)
+	case o.MaxLogEntries < 2 || o.MaxLogBytes < 1:
+		return fmt.Errorf("kvstore: options MaxLogEntries and MaxLogBytes are %d and %d, must be at least 2 and 1", o.MaxLogEntries, o.MaxLogBytes)
+	case o.SnapshotRate < 0:
+		return fmt.Errorf("kvstore: option SnapshotRate is %d, must be positive", o.SnapshotRate)
+	case o.Join && len(o.Peers) < 2:
+		return fmt.Errorf("kvstore: option Peers must name a store of the cluster to join")
 	}
 	if _, ok := o.Peers[o.StoreID]; !ok {
 		return fmt.Errorf("kvstore: option Peers lacks the own store %d; it has %v", o.StoreID, o.storeIDs())

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/raftmux/raftmux/etcdraft"
 )
@@ -25,7 +26,20 @@ const (
 type view struct {
 	applied atomic.Uint64
 	leader  atomic.Uint64 // the store that leads, 0 if none is known
+	role    atomic.Uint32 // a viewedRole
+	entries atomic.Uint64 // in the log
+	moving  atomic.Bool   // whether a replacement is ordered
 }
+
+// viewedRole is what this store's replica of a region is.
+type viewedRole uint32
+
+const (
+	roleNone    viewedRole = iota // there is none
+	roleWaiting                   // for its first snapshot
+	roleLearner
+	roleVoter
+)
 
 // region is this store's replica of one region. It belongs to one worker.
 type region struct {
@@ -37,11 +51,28 @@ type region struct {
 	log   *logStore
 	view  *view
 
+	// descriptor is that of the applied index; it has no peers while the region
+	// waits for its first snapshot.
+	descriptor *Descriptor
+	// changes are the conf changes that are in the batch, for Raft to be told of.
+	changes []*raftpb.ConfChange
+	// change is the membership change that this leader has proposed last, nil once
+	// it was answered, and barrier the index that has to be applied before another.
+	change  *request
+	barrier uint64
+	// outgoing is the snapshot for peers that need one; wanted says that Raft
+	// asked in vain. incoming are snapshots that came and are with Raft.
+	outgoing *outgoing
+	wanted   bool
+	incoming []incoming
+	dead     bool // destroyed
+
 	// home is the store that is to lead when all is well.
 	home    uint64
 	leader  uint64 // peer id
 	leads   bool
 	led     int // for how many ticks
+	alone   int // for how many ticks there has been no leader
 	newFor  int // ticks since the start of a region that was new, -1 for others
 	idle    int // ticks since the log last grew
 	applied uint64
@@ -51,36 +82,40 @@ type region struct {
 	reads   readQueue
 }
 
-// openRegion loads a region.
-func openRegion(h *Host, id uint64) (*region, error) {
+// openRegion loads a region's peer with this id, or makes one that has nothing.
+func openRegion(h *Host, id, peer uint64) (*region, error) {
 	r := &region{
-		id:    id,
-		store: h.options.StoreID,
-		view:  &h.views[id-1],
-		home:  h.stores[id%uint64(len(h.stores))],
-		dedup: map[uint64]*dedupRow{},
+		id:         id,
+		store:      h.options.StoreID,
+		view:       &h.views[id-1],
+		descriptor: &Descriptor{},
 		group: etcdraft.Group{
 			RegionID: id,
-			Self:     etcdraft.Peer{ID: PeerID(id, h.options.StoreID), StoreID: h.options.StoreID},
-			Epoch:    etcdraft.Epoch{ConfVer: 1, Version: 1},
+			Self:     etcdraft.Peer{ID: peer, StoreID: h.options.StoreID},
 			Stores:   map[uint64]uint64{},
 		},
+		newFor: -1,
 	}
-	var voters []uint64
-	for _, store := range h.stores {
-		voters = append(voters, PeerID(id, store))
-		r.group.Stores[PeerID(id, store)] = store
-	}
-	var err error
-	if r.log, err = loadLog(h.db, id, voters); err != nil {
+	value, err := getCopy(h.db, regionKey(id, partDescriptor))
+	if err != nil {
 		return nil, err
 	}
+	if value != nil {
+		d, err := decodeDescriptor(value)
+		if err != nil {
+			return nil, err
+		}
+		r.describe(d)
+	}
+	if r.log, err = loadLog(h.db, id, r.descriptor.confState()); err != nil {
+		return nil, err
+	}
+	r.log.snapshots = r
 	if r.applied, r.dedup, err = loadState(h.db, id); err != nil {
 		return nil, err
 	}
 	r.view.applied.Store(r.applied)
-	r.newFor = -1
-	if r.log.isNew() {
+	if r.initialized() && r.log.isNew() {
 		r.newFor = 0
 	}
 	r.guard = etcdraft.NewGuard(r.group.Self.ID, r.log.lastIndex)
@@ -99,12 +134,38 @@ func openRegion(h *Host, id uint64) (*region, error) {
 		CheckQuorum:               true,
 		PreVote:                   true,
 		ReadOnlyOption:            raft.ReadOnlySafe,
+		StepDownOnRemoval:         true,
 		Logger:                    raftLogger{h.options.Logger},
 	})
-	if err == nil && len(voters) == 1 {
+	if err == nil && len(r.descriptor.Peers) == 1 {
 		err = r.node.Campaign() // nobody else will, and there is nothing to wait for
 	}
 	return r, err
+}
+
+// initialized says whether the region knows its peers; one that doesn't waits
+// for a snapshot and takes part in nothing.
+func (r *region) initialized() bool { return len(r.descriptor.Peers) > 0 }
+
+// describe notes who the peers are. Where former ones are is kept in mind: the
+// last messages to them are on their way.
+func (r *region) describe(d *Descriptor) {
+	r.descriptor = d
+	r.group.Epoch = etcdraft.Epoch{ConfVer: d.ConfVer, Version: 1}
+	for _, peer := range d.Peers {
+		r.group.Stores[peer.ID] = peer.StoreID
+	}
+	if voters := d.voterStores(); len(voters) > 0 {
+		r.home = voters[r.id%uint64(len(voters))]
+	}
+	role := roleWaiting
+	if own := d.peer(r.group.Self.ID); own != nil && own.Role == Learner {
+		role = roleLearner
+	} else if own != nil {
+		role = roleVoter
+	}
+	r.view.role.Store(uint32(role))
+	r.view.moving.Store(d.Replacement != nil)
 }
 
 // tick moves the region's clock.
@@ -154,11 +215,51 @@ func (r *region) rebalance(upFor func(store uint64) time.Duration) {
 	if upFor(r.home) < homeAgain {
 		return
 	}
-	home := PeerID(r.id, r.home)
-	progress, ok := r.node.Status().Progress[home]
-	if ok && progress.RecentActive && progress.Match == r.log.lastIndex {
-		r.node.TransferLeader(home)
+	home := r.descriptor.on(r.home)
+	if home == nil {
+		return
 	}
+	progress, ok := r.node.Status().Progress[home.ID]
+	if ok && progress.RecentActive && progress.Match == r.log.lastIndex {
+		r.node.TransferLeader(home.ID)
+	}
+}
+
+// moving says whether this leader has a replacement to do that has begun.
+func (r *region) moving() bool {
+	order := r.descriptor.Replacement
+	return order != nil && r.leads && (r.change != nil || r.descriptor.on(order.Old) == nil)
+}
+
+// toMove says whether this leader has a replacement to do.
+func (r *region) toMove() bool { return r.descriptor.Replacement != nil && r.leads }
+
+// close answers everyone who waits for the region.
+func (r *region) close(err error) {
+	for _, write := range r.writes.pending {
+		write.finish(answer{err: err})
+	}
+	for _, read := range r.reads.waiting {
+		read.finish(answer{err: err})
+	}
+	for _, round := range r.reads.rounds {
+		for _, read := range round.reads {
+			read.finish(answer{err: err})
+		}
+	}
+	if r.change != nil {
+		r.change.finish(answer{err: err})
+		r.change = nil
+	}
+}
+
+// clear makes a view that of a region that isn't there.
+func (v *view) clear() {
+	v.applied.Store(0)
+	v.leader.Store(0)
+	v.role.Store(uint32(roleNone))
+	v.entries.Store(0)
+	v.moving.Store(false)
 }
 
 // unreachable tells Raft that messages to a peer, or to all peers of a store, may be lost.
@@ -174,6 +275,10 @@ func (r *region) softState(state *raft.SoftState) (becameLeader bool) {
 		return false
 	}
 	leads := state.RaftState == raft.StateLeader
+	if leads && !r.leads {
+		// What an earlier leader proposed is in the log, perhaps, and not applied.
+		r.barrier = max(r.barrier, r.log.lastIndex)
+	}
 	becameLeader = leads && !r.leads
 	if r.leader != state.Lead || becameLeader {
 		// What was under way to the old leader may be lost, so ask at once.

@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"context"
 	"testing"
 	"time"
 )
@@ -32,5 +33,23 @@ func TestLeadersSpreadAndComeHome(t *testing.T) {
 	})
 	c.start(3)
 	eventually(t, 30*time.Second, "leaders come home", c.leadersHome)
+	c.checkEqual()
+}
+
+// A store that is about to stop gives the lead away, and no election is needed.
+func TestHandOver(t *testing.T) {
+	c := newCluster(t, 3, Options{Regions: 12})
+	eventually(t, 20*time.Second, "leaders", c.leadersHome)
+	mustSet(t, c.stores[1], "key", "value")
+	c.waitConverged()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	c.stores[1].HandOver(ctx)
+	if ctx.Err() != nil || c.stores[1].leads() {
+		t.Error("the store still leads")
+	}
+	c.stop(1)
+	mustSet(t, c.stores[2], "key", "after")
+	c.start(1)
 	c.checkEqual()
 }

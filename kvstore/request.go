@@ -16,16 +16,20 @@ type answer struct {
 	value []byte
 	// existed says whether the key of a write was there before.
 	existed bool
-	err     error
+	// peer is the one that a membership change was about.
+	peer uint64
+	err  error
 }
 
-// request is one write or linearizable read of one key, from the moment that a
-// client's goroutine hands it to a worker until done gets its answer.
+// request is one write or linearizable read of one key, or one change of a
+// region, from the moment that somebody hands it to a worker until done gets its
+// answer.
 type request struct {
 	op       operation // 0 for a read
 	region   uint64
 	key      []byte
 	value    []byte
+	change   peerChange // of opChange
 	deadline time.Time
 	// done has room for the one answer, so that the worker never waits.
 	done chan answer
@@ -52,6 +56,8 @@ func (r *request) expired() error {
 	switch {
 	case r.op == 0:
 		return fmt.Errorf("%w region %d did not answer in time", ErrTryAgain, r.region)
+	case r.op == opChange:
+		return fmt.Errorf("%w region %d did not carry out the change in time, it may still do so", ErrTryAgain, r.region)
 	case r.proposed:
 		return fmt.Errorf("%w region %d did not answer in time, the outcome of the write is unknown", ErrTryAgain, r.region)
 	default:

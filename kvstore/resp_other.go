@@ -61,8 +61,10 @@ func (s *respServer) other(conn redcon.Conn, name string, args [][]byte) (closed
 		conn.WriteString("OK")
 		_ = conn.Close()
 		return true
+	case "RAFT.PEERS", "RAFT.ADDLEARNER", "RAFT.PROMOTE", "RAFT.REMOVE", "RAFT.REPLACE":
+		s.admin(conn, name, args)
 	default:
-		conn.WriteError(fmt.Sprintf("ERR unknown command '%.64s', there are PING, GET, SET, DEL and INFO", string(args[0])))
+		conn.WriteError(fmt.Sprintf("ERR unknown command '%.64s', there are PING, GET, SET, DEL, INFO and RAFT.PEERS, .ADDLEARNER, .PROMOTE, .REMOVE, .REPLACE", string(args[0])))
 	}
 	return false
 }

@@ -72,7 +72,7 @@ func TestRESP(t *testing.T) {
 		{"SELECT 1", 1, "-ERR there is one database, 0"},
 		{"AUTH x", 1, "-ERR AUTH called without any password"},
 		{"QUIT", 1, "+OK"},
-		{"FLUSHALL", 1, "-ERR unknown command 'FLUSHALL', there are PING, GET, SET, DEL and INFO"},
+		{"FLUSHALL", 1, "-ERR unknown command 'FLUSHALL', there are PING, GET, SET, DEL, INFO and RAFT.PEERS, .ADDLEARNER, .PROMOTE, .REMOVE, .REPLACE"},
 	} {
 		got := talk(t, c.clients[1], test.send+"\r\n", test.lines)
 		if !strings.HasPrefix(got, test.want) && got != strings.TrimSpace(test.want) {
@@ -108,5 +108,35 @@ func TestRedisClientLibrary(t *testing.T) {
 	}
 	if info, err = client.Info(ctx, "regions").Result(); err != nil || strings.Contains(info, "# Server") {
 		t.Errorf("%v: %s", err, info)
+	}
+}
+
+func TestAdminCommands(t *testing.T) {
+	c := newCluster(t, 1, Options{Regions: 2})
+	mustSet(t, c.stores[1], "ready", "")
+	c.leaderOf(1)
+	address := c.peers[1]
+	peer, next := PeerID(1, 1), lastFoundingPeer(1)+1
+	for _, test := range []struct {
+		send  string
+		lines int
+		want  string
+	}{
+		{"RAFT.PEERS 1", 3, fmt.Sprintf("*1 $%d peer=%d store=1 role=voter address=%s leader", len(fmt.Sprintf("peer=%d store=1 role=voter address=%s leader", peer, address)), peer, address)},
+		{"RAFT.PEERS", 1, "-ERR wrong number of arguments for 'raft.peers' command"},
+		{"RAFT.PEERS 3", 1, "-BADCHANGE there is no region 3, they are 1 to 2"},
+		{"RAFT.PEERS x", 1, "-ERR 'x' is not a number"},
+		{"RAFT.ADDLEARNER 1 2 nowhere", 1, `-BADCHANGE region 1: the address "nowhere" of store 2 is not host:port`},
+		{"raft.addlearner 1 2 127.0.0.1:1", 1, fmt.Sprintf(":%d", next)},
+		{fmt.Sprintf("RAFT.PROMOTE 1 %d", next), 1, fmt.Sprintf("-TRYAGAIN peer %d of region 1 has 0 of", next)},
+		{fmt.Sprintf("RAFT.REMOVE 1 %d", peer), 1, fmt.Sprintf("-BADCHANGE region 1: peer %d is the only voter", peer)},
+		{fmt.Sprintf("RAFT.REMOVE 1 %d", next), 1, "+OK"},
+		{"RAFT.REPLACE 1 1 h:1", 1, "-BADCHANGE"},
+		{"RAFT.REPLACE 7 8 h:1", 1, ":0"},
+		{"RAFT.ADDLEARNER 1 7 h:1", 1, "-BADCHANGE region 1: store 7 was replaced, its id is used up"},
+	} {
+		if got := talk(t, c.clients[1], test.send+"\r\n", test.lines); !strings.HasPrefix(got, test.want) {
+			t.Errorf("%q: got %q, want %q", test.send, got, test.want)
+		}
 	}
 }

@@ -11,8 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/raftmux/raftmux"
-	"github.com/raftmux/raftmux/etcdraft"
-	"github.com/raftmux/raftmux/resolver/static"
+	"github.com/raftmux/raftmux/snapshot"
 )
 
 // closeTimeout bounds the transport's farewell when Close's context does not.
@@ -34,12 +33,22 @@ type Store struct {
 	clients *respServer
 	started time.Time
 
+	snapshotSender   *snapshot.Sender
+	snapshotReceiver *snapshot.Receiver
+
+	ready   chan struct{} // closed when the regions are served
+	asking  context.CancelFunc
+	asked   sync.WaitGroup
 	serving sync.WaitGroup
 	once    sync.Once
 	closed  error
 }
 
 // Open starts a store: a new one if its folder is empty, else where it stopped.
+//
+// A store whose folder is empty first asks the others whether they know it; see
+// founding.go. Open doesn't wait for that: Ready tells when it is over, and Failed
+// if one of them does, with an error that wraps ErrKnown.
 func Open(options Options) (store *Store, err error) {
 	options = options.withDefaults()
 	if err := options.validate(); err != nil {
@@ -49,7 +58,7 @@ func Open(options Options) (store *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{options: options, raft: raft, started: time.Now()}
+	s := &Store{options: options, raft: raft, started: time.Now(), ready: make(chan struct{}), asking: func() {}}
 	s.clients = newRESPServer(s, clients)
 	defer func() {
 		if err != nil {
@@ -59,10 +68,14 @@ func Open(options Options) (store *Store, err error) {
 	if s.host, err = openHost(options); err != nil {
 		return nil, err
 	}
+	if err = s.openSnapshots(); err != nil {
+		return nil, err
+	}
 	s.client, err = raftmux.NewClient(raftmux.ClientOptions{
 		StoreID:             options.StoreID,
-		Resolver:            static.Stores(options.Peers),
+		Resolver:            s.host.directory,
 		Router:              s.host,
+		SnapshotSender:      s.snapshotSender,
 		ConnectionsPerStore: options.ConnectionsPerStore,
 		BackoffStep:         backoffStep,
 		Logger:              options.Logger,
@@ -70,29 +83,90 @@ func Open(options Options) (store *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.host.directory.onRetired = s.client.RemoveStore
 	s.server, err = raftmux.NewServer(raftmux.ServerOptions{
-		StoreID:     options.StoreID,
-		NewReceiver: etcdraft.NewReceiver(s.host),
-		Logger:      options.Logger,
+		StoreID:          options.StoreID,
+		NewReceiver:      newReceiver(s.host),
+		SnapshotReceiver: s.snapshotReceiver,
+		Logger:           options.Logger,
 	})
 	if err != nil {
 		return nil, err
 	}
 	s.grpc = grpc.NewServer(raftmux.GRPCServerOptions()...)
 	s.server.Register(s.grpc)
+	s.grpc.RegisterService(askDesc(), s.host)
+	// With a folder that there was, or with nobody to ask, the store starts at once.
+	have, err := readIdentity(s.host.db)
+	if err != nil {
+		return nil, err
+	}
+	isNew := have == nil
+	mustAsk := isNew && len(s.host.directory.others()) > 0
+	if !mustAsk {
+		if err = s.begin(); err != nil {
+			return nil, err
+		}
+	}
 	s.serve()
+	s.ask(isNew, mustAsk)
 	return s, nil
 }
 
-// serve starts everything, in an order in which nobody is called too early.
-func (s *Store) serve() {
+// openSnapshots makes the two ends of snapshots, which keep their files with the
+// regions' data.
+func (s *Store) openSnapshots() (err error) {
+	s.snapshotSender, err = snapshot.NewSender(snapshot.SenderOptions{
+		StoreID: s.options.StoreID,
+		Source:  snapshotSource{s.host.files},
+		Limiter: snapshot.NewLimiter(s.options.SnapshotRate),
+		Logger:  s.options.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	s.snapshotReceiver, err = snapshot.NewReceiver(snapshot.ReceiverOptions{
+		StoreID: s.options.StoreID,
+		Sink:    snapshotSink{s.host},
+		Logger:  s.options.Logger,
+	})
+	return err
+}
+
+// begin makes the regions and sets them to work.
+func (s *Store) begin() error {
+	if err := s.host.load(); err != nil {
+		return err
+	}
 	s.host.start(func() transport {
-		var sender transport = etcdraft.NewSender(s.client.NewSender())
+		sender := newTransport(s.client)
 		if s.options.wrapTransport != nil {
 			sender = s.options.wrapTransport(sender)
 		}
 		return sender
 	})
+	close(s.ready)
+	return nil
+}
+
+// ask asks the other stores what they know of this one. A store that mustAsk
+// begins when all have answered; any other only wants to hear that it was replaced.
+func (s *Store) ask(isNew, mustAsk bool) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.asking = cancel
+	s.asked.Go(func() {
+		err := s.host.askAll(ctx, isNew)
+		if err == nil && mustAsk {
+			err = s.begin()
+		}
+		if err != nil && ctx.Err() == nil {
+			s.host.fail(err)
+		}
+	})
+}
+
+// serve lets the others and the clients in.
+func (s *Store) serve() {
 	s.serving.Go(func() {
 		if err := s.grpc.Serve(s.raft); err != nil {
 			s.host.fail(fmt.Errorf("kvstore: serve %s: %w", s.raft.Addr(), err))
@@ -104,6 +178,9 @@ func (s *Store) serve() {
 		}
 	})
 }
+
+// Ready is closed when the store serves its regions.
+func (s *Store) Ready() <-chan struct{} { return s.ready }
 
 // Addr returns the address where the other stores reach this one.
 func (s *Store) Addr() string { return s.raft.Addr().String() }
@@ -132,6 +209,38 @@ func (s *Store) Delete(key []byte) (existed bool, err error) {
 	return answer.existed, answer.err
 }
 
+// handOverAgain is after what time regions that are still led here are handed
+// over once more.
+const handOverAgain = 100 * time.Millisecond
+
+// HandOver gives the lead of all regions to other stores, so that nobody has to
+// wait for an election when this one is closed. It returns when it leads none, or
+// when ctx ends: there may be nobody who can take over.
+func (s *Store) HandOver(ctx context.Context) {
+	again := time.NewTicker(handOverAgain)
+	defer again.Stop()
+	for s.host.serving.Load() && s.leads() && len(s.host.directory.others()) > 0 {
+		for _, w := range s.host.workers {
+			w.inbox.push(item{kind: itemHandOver})
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// leads says whether any region is led here.
+func (s *Store) leads() bool {
+	for i := range s.host.views {
+		if s.host.views[i].leader.Load() == s.options.StoreID {
+			return true
+		}
+	}
+	return false
+}
+
 // Close stops taking requests, answers those under way, tells the other stores
 // what was flushed until ctx ends, and closes the Pebble. It is idempotent and
 // leaves no goroutine.
@@ -139,12 +248,16 @@ func (s *Store) Close(ctx context.Context) error {
 	s.once.Do(func() {
 		ctx, cancel := context.WithTimeout(ctx, closeTimeout)
 		defer cancel()
+		s.asking()
+		s.asked.Wait()
 		// The workers first: clients that wait get their answers from them.
 		s.clients.refuse()
 		s.host.stop()
 		err := s.clients.close()
 		err = errors.Join(err, s.client.Close(ctx), s.server.Close(ctx))
 		s.grpc.Stop()
+		s.snapshotSender.Close()
+		s.snapshotReceiver.Close()
 		s.serving.Wait()
 		s.closed = errors.Join(err, s.host.close())
 	})
@@ -159,10 +272,13 @@ func (s *Store) abandon() error {
 		defer cancel()
 		err = errors.Join(err, s.client.Close(ctx))
 	}
+	if s.snapshotSender != nil {
+		s.snapshotSender.Close()
+	}
+	if s.snapshotReceiver != nil {
+		s.snapshotReceiver.Close()
+	}
 	if s.host != nil {
-		for _, w := range s.host.workers {
-			_ = w.applier.batch.Close()
-		}
 		err = errors.Join(err, s.host.close())
 	}
 	return err

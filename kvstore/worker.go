@@ -13,11 +13,15 @@ import (
 	"github.com/raftmux/raftmux/etcdraft"
 )
 
-// transport is what a worker needs to send messages: an etcdraft.Sender. It is
-// used by the worker's goroutine only.
+// transport is what a worker needs to send messages: an etcdraft.Sender, and the
+// raftmux.Sender below it. It is used by the worker's goroutine only.
 type transport interface {
 	// SendAll sends a region's messages and reports to the node what was not accepted.
 	SendAll(group etcdraft.Group, node etcdraft.Node, messages []*raftpb.Message) (accepted int, err error)
+	// Bury tells a peer that it was taken out of its region.
+	Bury(group etcdraft.Group, peer etcdraft.Peer)
+	// AskIfStale asks a peer to do that if this one was.
+	AskIfStale(group etcdraft.Group, peer etcdraft.Peer)
 	Flush()
 	Close()
 }
@@ -29,11 +33,15 @@ type worker struct {
 	inbox   *inbox
 	sender  transport
 	regions map[uint64]*region
-	active  []*region // regions that may have something ready
-	ready   []readyRegion
-	applier applier
-	spare   []item
-	touched bool // whether something was handed to the sender since the last Flush
+	// tombstones has the highest peer id of each region that this store had and
+	// has no more.
+	tombstones map[uint64]uint64
+	met        map[uint64]bool // stores that were heard of since the start
+	active     []*region       // regions that may have something ready
+	ready      []readyRegion
+	applier    applier
+	spare      []item
+	touched    bool // whether something was handed to the sender since the last Flush
 
 	counters workerCounters
 }
@@ -41,6 +49,7 @@ type worker struct {
 // workerCounters are for INFO; anyone may read them.
 type workerCounters struct {
 	loops, syncs, proposals, writes, reads, becameLeader, refused atomic.Uint64
+	compactions, destroyed, snapshotsSent, snapshotsFailed        atomic.Uint64
 }
 
 type readyRegion struct {
@@ -50,10 +59,12 @@ type readyRegion struct {
 
 func newWorker(h *Host) *worker {
 	return &worker{
-		host:    h,
-		inbox:   newInbox(),
-		regions: map[uint64]*region{},
-		applier: applier{db: h.db, batch: h.db.NewBatch(), touched: map[string]bool{}},
+		host:       h,
+		inbox:      newInbox(),
+		regions:    map[uint64]*region{},
+		tombstones: map[uint64]uint64{},
+		met:        map[uint64]bool{},
+		applier:    applier{db: h.db, directory: h.directory, batch: h.db.NewBatch(), touched: map[string]bool{}},
 	}
 }
 
@@ -92,7 +103,9 @@ func (w *worker) run(ctx context.Context) (err error) {
 func (w *worker) loop(ticked bool) error {
 	now := time.Now()
 	w.counters.loops.Add(1)
-	w.drain(now)
+	if err := w.drain(now); err != nil {
+		return err
+	}
 	if ticked {
 		w.tick(now)
 	}
@@ -112,66 +125,29 @@ func (w *worker) loop(ticked bool) error {
 	return nil
 }
 
-// drain hands what came in to the regions.
-func (w *worker) drain(now time.Time) {
-	items := w.inbox.take(w.spare)
-	for i := range items {
-		it := &items[i]
-		if it.kind == itemStoreUnreachable {
-			for _, r := range w.regions {
-				r.unreachable(PeerID(r.id, it.id))
-				w.activate(r)
-			}
-			continue
-		}
-		r := w.regions[it.region]
-		switch it.kind {
-		case itemMessage:
-			w.step(r, it.message)
-		case itemWrite:
-			if !r.writes.add(it.request) {
-				it.request.finish(answer{err: errBusy})
-				continue
-			}
-			w.counters.proposals.Add(1)
-			r.propose(it.request, now)
-		case itemRead:
-			if !r.reads.add(it.request) {
-				it.request.finish(answer{err: errBusy})
-				continue
-			}
-			w.counters.reads.Add(1)
-		case itemUnreachable:
-			r.unreachable(it.id)
-		case itemSnapshotFailed:
-			r.node.ReportSnapshot(it.id, raft.SnapshotFailure)
-		case itemSnapshotFinished:
-			r.node.ReportSnapshot(it.id, raft.SnapshotFinish)
-		}
-		w.activate(r)
-	}
-	w.spare = items
-}
-
-// step gives a received message to Raft. A message that would make Raft panic,
-// or that it has no use for, is dropped and counted.
-func (w *worker) step(r *region, m *raftpb.Message) {
-	if err := r.guard.Check(r.node, m); err != nil {
-		w.counters.refused.Add(1)
-		w.host.options.Logger.Debug("message refused", "region_id", r.id, "err", err)
-		return
-	}
-	_ = r.node.Step(m)
-}
-
 func (w *worker) tick(now time.Time) {
+	moving := 0
+	for _, r := range w.regions {
+		if r.moving() {
+			moving++
+		}
+	}
 	for _, r := range w.regions {
 		r.tick()
+		w.doubt(r)
 		r.expireReads(now)
+		r.expireChange(now)
+		r.expireOutgoing(w.host.files, now)
 		if len(r.writes.pending) > 0 {
 			r.pumpWrites(now)
 		}
-		r.rebalance(w.host.upFor)
+		r.rebalance(w.host.directory.upFor)
+		if r.moving() {
+			r.replace(w.host, now)
+		} else if r.toMove() && moving < replacing {
+			moving++
+			r.replace(w.host, now)
+		}
 		w.activate(r)
 	}
 }
@@ -187,8 +163,12 @@ func (w *worker) activate(r *region) {
 // applied, and puts the first and the last into the batch.
 func (w *worker) collect(now time.Time) error {
 	for _, r := range w.active {
+		if r.dead {
+			continue
+		}
 		r.pumpReads(now)
 		if !r.node.HasReady() {
+			r.dropIncoming(w.host.files) // Raft had no use for them
 			continue
 		}
 		ready := r.node.Ready()
@@ -198,14 +178,42 @@ func (w *worker) collect(now time.Time) error {
 				w.counters.becameLeader.Add(1)
 			}
 		}
+		if err := w.collectSnapshot(r, &ready); err != nil {
+			return err
+		}
 		if err := r.log.stage(w.applier.batch, ready.HardState, ready.Entries); err != nil {
 			return err
+		}
+		for _, entry := range ready.Entries {
+			if entry.GetType() == raftpb.EntryConfChange {
+				r.barrier = max(r.barrier, entry.GetIndex())
+			}
 		}
 		if err := w.applier.apply(r, ready.CommittedEntries); err != nil {
 			return err
 		}
 		w.ready = append(w.ready, readyRegion{r, ready})
 	}
+	return nil
+}
+
+// collectSnapshot restores the snapshot that Raft has taken, if any. What is
+// collected of the region afterwards goes on from there.
+func (w *worker) collectSnapshot(r *region, ready *raft.Ready) error {
+	defer r.dropIncoming(w.host.files)
+	if raft.IsEmptySnap(ready.Snapshot) {
+		return nil
+	}
+	if err := r.restore(w.host.files, ready.Snapshot, ready.HardState); err != nil {
+		return err
+	}
+	w.host.restored.Add(1)
+	for _, peer := range r.descriptor.Peers {
+		if err := w.host.directory.learn(w.applier.batch, peer.StoreID, peer.Address); err != nil {
+			return err
+		}
+	}
+	w.host.directory.retire(r.descriptor.Retired)
 	return nil
 }
 
@@ -243,6 +251,10 @@ func (w *worker) finish() error {
 			r.view.applied.Store(r.applied)
 			r.writes.settle()
 		}
+		for _, change := range r.changes {
+			r.node.ApplyConfChange(change)
+		}
+		r.changes = nil
 		r.node.Advance(*ready)
 		if len(ready.Messages) > 0 {
 			w.touched = true
@@ -258,16 +270,44 @@ func (w *worker) finish() error {
 	w.ready = clearSlice(w.ready)
 	still := w.active[:0]
 	for _, r := range w.active {
-		if err := r.serveReads(w.host.db); err != nil {
+		more, err := w.settle(r)
+		if err != nil {
 			return err
 		}
-		if r.active = r.node.HasReady() || r.canRead(); r.active {
+		if r.active = more; more {
 			still = append(still, r)
 		}
 	}
 	clear(w.active[len(still):])
 	w.active = still
 	return nil
+}
+
+// settle does what needs a region whose database is as it says, and returns
+// whether it has more to do at once.
+func (w *worker) settle(r *region) (more bool, err error) {
+	if r.dead {
+		return false, nil
+	}
+	if r.descriptor.gone(r.group.Self.ID) {
+		return false, w.destroy(r)
+	}
+	if err := r.serveReads(w.host.db); err != nil {
+		return false, err
+	}
+	if r.wanted && r.initialized() {
+		if err := r.makeSnapshot(w.host.files); err != nil {
+			return false, err
+		}
+	}
+	compacted, err := r.compact(w.host.db, &w.host.options)
+	if err != nil {
+		return false, err
+	}
+	if compacted {
+		w.counters.compactions.Add(1)
+	}
+	return r.node.HasReady() || r.canRead(), nil
 }
 
 // shutDown answers everyone who still waits and gives the sender back.
@@ -285,17 +325,7 @@ func (w *worker) shutDown(cause error) {
 		ack.request.finish(answer{err: err})
 	}
 	for _, r := range w.regions {
-		for _, write := range r.writes.pending {
-			write.finish(answer{err: err})
-		}
-		for _, read := range r.reads.waiting {
-			read.finish(answer{err: err})
-		}
-		for _, round := range r.reads.rounds {
-			for _, read := range round.reads {
-				read.finish(answer{err: err})
-			}
-		}
+		r.close(err)
 	}
 	_ = w.applier.batch.Close()
 	w.sender.Close()

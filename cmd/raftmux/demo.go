@@ -19,6 +19,7 @@ import (
 type demoFlags struct {
 	stores, regions, writers, valueSize int
 	length                              time.Duration
+	wipe                                bool
 	dir                                 string
 }
 
@@ -34,9 +35,14 @@ the end it kills all of them at once while writes are under way, starts them
 again, waits until they agree, stops them, and reads each store's Pebble: every
 acknowledged write must be in each, and the replicas must be equal.
 
+With --wipe the store that is killed half-way loses its data folder as well. It is
+refused under its old identity, joins as a new store, and is filled by snapshots
+while the writes go on. The check at the end is of that store, too.
+
 It exits 0 only if that held. Ctrl-C ends it early and cleans up.`,
 		Example: `  raftmux demo
   raftmux demo --for 1m --regions 1000
+  raftmux demo --wipe                 a store loses its disk
   raftmux demo --dir demo-data        keep the stores' data and logs there`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -50,6 +56,7 @@ It exits 0 only if that held. Ctrl-C ends it early and cleans up.`,
 	f.IntVar(&flags.stores, "stores", 3, "how many stores, from 1 to 9")
 	f.IntVar(&flags.regions, "regions", kvstore.DefaultRegions, "how many regions")
 	f.DurationVar(&flags.length, "for", 20*time.Second, "how long to write")
+	f.BoolVar(&flags.wipe, "wipe", false, "let a store lose its data folder, and another one take its place")
 	f.StringVar(&flags.dir, "dir", "", "an empty or new folder for data and logs, which are kept (default a temporary one)")
 	f.IntVar(&flags.writers, "writers", 48, "how many clients write at the same time")
 	f.IntVar(&flags.valueSize, "value-size", 128, "the size of the values in bytes")
@@ -60,6 +67,8 @@ func (f *demoFlags) validate() error {
 	switch {
 	case f.stores < 1 || f.stores > 9:
 		return flagError("stores", f.stores, "must be from 1 to 9")
+	case f.wipe && f.stores < 3:
+		return flagError("wipe", f.wipe, "takes at least 3 stores, so that the others have a majority")
 	case f.regions < 1 || f.regions > 100000:
 		return flagError("regions", f.regions, "must be from 1 to 100000")
 	case f.length < 2*time.Second:

@@ -22,12 +22,15 @@ type child struct {
 	id         uint64
 	raftAddr   string
 	clientAddr string
+	peers      string // the stores that it is told of
+	joins      bool   // whether it comes to a cluster that there is
 	dir        string
 
 	process *exec.Cmd
 	leash   io.Closer     // the store stops when this is closed
 	exited  chan struct{} // closed when the process is gone
 	failure error         // how it ended, once exited
+	killed  bool          // whether that was our doing
 	client  *redis.Client // for INFO
 }
 
@@ -35,7 +38,10 @@ type child struct {
 type cluster struct {
 	executable string
 	regions    int
+	extra      []string // flags of serve, besides
+	dir        string
 	children   []*child
+	former     []*child // those that were replaced
 }
 
 // newCluster prepares stores on free ports, and starts none.
@@ -48,17 +54,33 @@ func newCluster(stores, regions int, dir string) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{executable: executable, regions: regions}
+	c := &cluster{executable: executable, regions: regions, dir: dir}
 	for i := range stores {
-		c.children = append(c.children, &child{
-			id:         uint64(i + 1),
-			raftAddr:   addresses[2*i],
-			clientAddr: addresses[2*i+1],
-			dir:        filepath.Join(dir, fmt.Sprintf("store-%d", i+1)),
-			client:     newClient(addresses[2*i+1]),
-		})
+		c.children = append(c.children, c.newChild(uint64(i+1), addresses[2*i], addresses[2*i+1]))
+	}
+	for _, s := range c.children {
+		s.peers = peersFlag(c.children)
 	}
 	return c, nil
+}
+
+func (c *cluster) newChild(id uint64, raftAddr, clientAddr string) *child {
+	return &child{
+		id:         id,
+		raftAddr:   raftAddr,
+		clientAddr: clientAddr,
+		dir:        filepath.Join(c.dir, fmt.Sprintf("store-%d", id)),
+		client:     newClient(clientAddr),
+	}
+}
+
+// peersFlag returns what --peers takes.
+func peersFlag(children []*child) string {
+	var peers []string
+	for _, s := range children {
+		peers = append(peers, fmt.Sprintf("%d=%s", s.id, s.raftAddr))
+	}
+	return strings.Join(peers, ",")
 }
 
 // freeAddresses finds ports that were free a moment ago. All are held at once,
@@ -94,10 +116,6 @@ func newClient(address string) *redis.Client {
 
 // start starts a store's process, for the first time or again.
 func (c *cluster) start(s *child) error {
-	var peers []string
-	for _, other := range c.children {
-		peers = append(peers, fmt.Sprintf("%d=%s", other.id, other.raftAddr))
-	}
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
 		return err
 	}
@@ -106,12 +124,15 @@ func (c *cluster) start(s *child) error {
 		return err
 	}
 	defer func() { _ = log.Close() }() // the process has its own handle
-	s.process = exec.Command(c.executable, "serve", "--leash",
+	s.process = exec.Command(c.executable, append([]string{
+		"serve", "--leash",
 		"--id", strconv.FormatUint(s.id, 10),
 		"--client-addr", s.clientAddr,
-		"--peers", strings.Join(peers, ","),
+		"--peers", s.peers,
+		"--join=" + strconv.FormatBool(s.joins),
 		"--regions", strconv.Itoa(c.regions),
-		"--dir", s.dir)
+		"--dir", s.dir,
+	}, c.extra...)...)
 	s.process.Stdout, s.process.Stderr = log, log
 	leash, err := s.process.StdinPipe()
 	if err != nil {
@@ -122,7 +143,7 @@ func (c *cluster) start(s *child) error {
 		return fmt.Errorf("start store %d: %w", s.id, err)
 	}
 	exited := make(chan struct{})
-	s.exited = exited
+	s.exited, s.killed = exited, false
 	go func() { // ends with the process, which kill and stop wait for
 		s.failure = s.process.Wait()
 		close(exited)
@@ -157,6 +178,7 @@ func (s *child) running() bool {
 // signal kills the process with SIGKILL: no goodbye, no chance to write anything.
 func (s *child) signal() {
 	if s.running() {
+		s.killed = true
 		_ = s.process.Process.Kill()
 	}
 }
@@ -201,7 +223,8 @@ func (c *cluster) stopAll() error {
 // release kills what is left and closes the clients.
 func (c *cluster) release() {
 	c.killAll()
-	for _, s := range c.children {
+	for _, s := range append(c.former, c.children...) {
+		s.kill()
 		_ = s.client.Close()
 	}
 }
@@ -237,18 +260,17 @@ func (c *cluster) waitReady(ctx context.Context, limit time.Duration) error {
 
 // waitConverged waits until all stores have applied the same entries of every region.
 func (c *cluster) waitConverged(ctx context.Context, limit time.Duration) error {
-	same := 0
+	same, last := 0, ""
 	return c.wait(ctx, limit, "all stores have applied the same", func(infos []info) bool {
 		led := 0
 		for _, i := range infos {
 			led += int(i.number("leaders"))
-			if i["applied_digest"] != infos[0]["applied_digest"] {
-				same = 0
-				return false
+			if i["applied_digest"] != last {
+				same, last = 0, i["applied_digest"]
 			}
 		}
 		same++
-		return led >= c.regions && same >= 5
+		return led >= c.regions && same > 5 // for half a second
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 )
@@ -28,6 +29,9 @@ type facts struct {
 	slowest                 time.Duration // write, from the kill until the end
 	plugAt, back, converged time.Duration
 	connections             uint64
+	moved                   moved         // of a store that lost its data
+	movedAt                 time.Duration // when the last region had moved, 0 before
+	shown                   bool          // whether the end of it was
 }
 
 // play writes, kills, tells, and checks.
@@ -71,7 +75,7 @@ func (d *demo) play(ctx context.Context, run string) error {
 func (d *demo) now() time.Duration { return time.Since(d.begin) }
 
 // watch prints the table, and kills and restarts one store on the way.
-func (d *demo) watch(ctx context.Context) error {
+func (d *demo) watch(ctx context.Context) (err error) {
 	length := d.flags.length
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
@@ -85,7 +89,7 @@ func (d *demo) watch(ctx context.Context) error {
 	restart := time.NewTimer(length/2 + min(length/4, 3*time.Second))
 	defer restart.Stop()
 	victim := d.cluster.children[len(d.cluster.children)-1]
-	last := d.begin
+	last, over := d.begin, false
 	for {
 		select {
 		case <-ctx.Done():
@@ -99,21 +103,30 @@ func (d *demo) watch(ctx context.Context) error {
 			if d.facts.killed != 0 && d.facts.led == 0 {
 				d.lookForLeaders(ctx)
 			}
+			if d.facts.restartedAt != 0 && d.flags.wipe && d.facts.movedAt == 0 {
+				if err := d.lookForMoves(ctx, victim); err != nil {
+					return err
+				}
+			}
 		case <-kill.C:
-			d.killOne(ctx, victim)
-		case <-restart.C:
-			if err := d.cluster.start(victim); err != nil {
+			if err := d.killOne(ctx, victim); err != nil {
 				return err
 			}
-			d.facts.restartedAt = d.now()
-			d.print.event(d.now(), green, fmt.Sprintf("store %d is started again", victim.id))
+		case <-restart.C:
+			if victim, err = d.bringBack(ctx, victim); err != nil {
+				return err
+			}
 		case <-end.C:
+			over = true
+		}
+		if over && (!d.flags.wipe || d.facts.movedAt > 0) {
 			return nil
 		}
 	}
 }
 
-func (d *demo) killOne(ctx context.Context, victim *child) {
+// killOne kills a store, and takes its data away if this is that kind of demo.
+func (d *demo) killOne(ctx context.Context, victim *child) error {
 	if i, err := victim.info(ctx); err == nil {
 		d.tally(victim.id).look(i)
 		d.facts.orphans = i.number("leaders")
@@ -122,6 +135,25 @@ func (d *demo) killOne(ctx context.Context, victim *child) {
 	victim.kill()
 	d.facts.killed, d.facts.killedAt = victim.id, d.now()
 	d.print.event(d.now(), red, fmt.Sprintf("SIGKILL to store %d, which led %d regions", victim.id, d.facts.orphans))
+	if !d.flags.wipe {
+		return nil
+	}
+	d.print.event(d.now(), red, fmt.Sprintf("store %d's data folder is removed", victim.id))
+	return os.RemoveAll(victim.dir)
+}
+
+// bringBack starts the store again that was killed, or, if its data is gone,
+// another one in its place, which it returns.
+func (d *demo) bringBack(ctx context.Context, victim *child) (*child, error) {
+	if d.flags.wipe {
+		return d.replace(ctx, victim)
+	}
+	if err := d.cluster.start(victim); err != nil {
+		return nil, err
+	}
+	d.facts.restartedAt = d.now()
+	d.print.event(d.now(), green, fmt.Sprintf("store %d is started again", victim.id))
+	return victim, nil
 }
 
 // lookForLeaders notes when every region is led again after the kill.
@@ -190,6 +222,7 @@ func (d *demo) report(ctx context.Context, victim *child, passed time.Duration) 
 		}
 	}
 	d.facts.connections = max(d.facts.connections, connections)
+	d.showMoves()
 	return nil
 }
 

@@ -59,7 +59,12 @@ func (d *demo) summarize(v *verdict) {
 
 func (d *demo) summarizeKills(line func(label, format string, args ...any), elections uint64) {
 	f := &d.facts
-	if f.killed != 0 && len(d.cluster.children) > 2 {
+	if f.movedAt > 0 {
+		line("wipe", "store %d lost its data at %.1fs and was refused; store %d joined at %.1fs and had all %s regions %s later",
+			f.killed, f.killedAt.Seconds(), f.moved.store, f.restartedAt.Seconds(), grouped(int64(d.cluster.regions)), seconds(f.movedAt-f.restartedAt))
+		line("", "%s of snapshots, %s/s; the slowest write since the kill took %s", mebibytes(f.moved.bytes),
+			mebibytes(uint64(float64(f.moved.bytes)/(f.movedAt-f.restartedAt).Seconds())), seconds(f.slowest))
+	} else if f.killed != 0 && len(d.cluster.children) > 2 {
 		led := "not all regions were led again before it was back"
 		if f.led > 0 {
 			led = "all regions were led again after " + seconds(f.led)

@@ -28,6 +28,24 @@ func TestDemo(t *testing.T) {
 	}
 }
 
+// With --wipe a store loses its data, is refused, and another one takes its place.
+func TestWipeDemo(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	code, out, stderr := command(t, "demo", "--wipe", "--for", "4s", "--regions", "30", "--writers", "9", "--dir", dir)
+	if code != 0 {
+		t.Fatalf("exit %d: %s\n%s", code, stderr, out)
+	}
+	for _, want := range []string{
+		"store 3's data folder is removed", "store 3 is started again, and refused", "was a member before, and its data is gone",
+		"it joins as store 4", "RAFT.REPLACE 3 4: 30 regions", "30/30 regions moved", "store 4 has all 30 regions",
+		" 0 lost;", " 0 stale", "30 regions on 3 stores, checked in each store's Pebble: equal", "OK",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the output lacks %q:\n%s", want, out)
+		}
+	}
+}
+
 func TestInterruptedDemoCleansUp(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	t.Setenv("TMP", os.Getenv("TMPDIR")) // Windows' name

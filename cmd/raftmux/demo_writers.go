@@ -21,6 +21,7 @@ type workload struct {
 	valueSize int
 	children  []*child
 	writers   []*writer
+	clients   []atomic.Pointer[redis.Client] // one per store, in the order of children
 	running   sync.WaitGroup
 }
 
@@ -29,9 +30,8 @@ type workload struct {
 // its record of what was acknowledged is a number, and at most one write of each
 // writer has an unknown outcome when all ends.
 type writer struct {
-	load    *workload
-	id      int
-	clients []*redis.Client
+	load *workload
+	id   int
 
 	acked   atomic.Int64 // keys 0 to acked-1 are acknowledged
 	errors  atomic.Int64 // answers that were not OK, or no answer
@@ -56,24 +56,32 @@ func newWorkload(run string, writers, valueSize int, children []*child) *workloa
 // start sets the writers to work until ctx ends. Each prefers one store and goes
 // to others while that one doesn't answer.
 func (l *workload) start(ctx context.Context) {
-	var clients []*redis.Client
-	for _, s := range l.children {
-		clients = append(clients, newClient(s.clientAddr))
+	l.clients = make([]atomic.Pointer[redis.Client], len(l.children))
+	for i, s := range l.children {
+		l.clients[i].Store(newClient(s.clientAddr))
 	}
 	for _, w := range l.writers {
-		w.clients = clients
 		l.running.Go(func() { w.write(ctx) })
 	}
-	go func() { // ends after the writers
-		l.running.Wait()
-		for _, client := range clients {
-			_ = client.Close()
-		}
-	}()
+}
+
+// move lets the writers use another store in the place of one that is gone.
+func (l *workload) move(position int, s *child) {
+	_ = l.clients[position].Swap(newClient(s.clientAddr)).Close()
 }
 
 // wait waits until all writers have ended.
-func (l *workload) wait() { l.running.Wait() }
+func (l *workload) wait() {
+	l.running.Wait()
+	for i := range l.clients {
+		_ = l.clients[i].Load().Close()
+	}
+}
+
+// client returns that of a store, counted around.
+func (l *workload) client(position int) *redis.Client {
+	return l.clients[position%len(l.clients)].Load()
+}
 
 func (w *writer) write(ctx context.Context) {
 	target, until := w.id, time.Time{} // until when to stay away from the preferred store
@@ -83,7 +91,7 @@ func (w *writer) write(ctx context.Context) {
 		if begin.After(until) {
 			target = w.id
 		}
-		for w.clients[target%len(w.clients)].Set(ctx, key, value, 0).Err() != nil {
+		for w.load.client(target).Set(ctx, key, value, 0).Err() != nil {
 			if ctx.Err() != nil {
 				return // this one's outcome stays unknown
 			}
@@ -97,7 +105,7 @@ func (w *writer) write(ctx context.Context) {
 		w.latencies = append(w.latencies, took)
 		w.slowest.Store(max(w.slowest.Load(), int64(took)))
 		if n%readEvery == 0 {
-			w.read(ctx, w.clients[(target+1)%len(w.clients)], key, value)
+			w.read(ctx, w.load.client(target+1), key, value)
 		}
 	}
 }

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,6 +28,9 @@ type serveFlags struct {
 	workers           int
 	connections       int
 	timeout           time.Duration
+	join              bool
+	logEntries        int
+	snapshotRate      int64
 	leash             bool
 }
 
@@ -34,18 +39,32 @@ func newServeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve --id ID --peers ID=HOST:PORT,... --dir DIR",
 		Short: "Run one store",
-		Long: `serve runs one store of a cluster. Each region has a replica on each store of
---peers; a majority of them must run. Any Redis client can PING, GET, SET, DEL
-and INFO at --client-addr of any store. Stop it with Ctrl-C or SIGTERM; after a
-crash, start it again with the same flags.
+		Long: `serve runs one store of a cluster. The stores that begin a cluster are all
+given the same --peers, and each region has a replica on each of them; a majority
+must run. Any Redis client can PING, GET, SET, DEL and INFO at --client-addr of
+any store. Stop it with Ctrl-C or SIGTERM: it hands over what it leads first. After
+that, or a crash, start it again with the same flags.
 
-The stores and the number of regions are written into --dir at the first start
-and can't change afterwards. The log is not compacted yet, so --dir grows. A
-store that lost its --dir must not come back under the same id.`,
+A store whose --dir is empty asks the others whether it has been there before,
+and starts when all of them have said no. So at the first start of a cluster all
+stores must be started, and a store that has lost its --dir is refused: it has
+forgotten its votes. It comes back under a new id, with --join and the stores that
+run as --peers. Then tell any of those, by any Redis client,
+
+  RAFT.REPLACE OLD-ID NEW-ID NEW-ADDRESS
+
+and each region takes the old store's peer out and fills one on the new store, by
+a snapshot, while it serves. RAFT.PEERS REGION shows how it is; single peers are
+moved by RAFT.ADDLEARNER, RAFT.PROMOTE and RAFT.REMOVE at the region's leader.
+
+The number of regions can't change.`,
 		Example: `  raftmux serve --id 1 --dir s1 --client-addr 127.0.0.1:6391 --peers 1=127.0.0.1:7391,2=127.0.0.1:7392,3=127.0.0.1:7393
   raftmux serve --id 2 --dir s2 --client-addr 127.0.0.1:6392 --peers 1=127.0.0.1:7391,2=127.0.0.1:7392,3=127.0.0.1:7393
   raftmux serve --id 3 --dir s3 --client-addr 127.0.0.1:6393 --peers 1=127.0.0.1:7391,2=127.0.0.1:7392,3=127.0.0.1:7393
-  redis-cli -p 6391 set a b`,
+  redis-cli -p 6391 set a b
+
+  raftmux serve --join --id 4 --dir s4 --client-addr 127.0.0.1:6394 --peers 1=127.0.0.1:7391,2=127.0.0.1:7392,4=127.0.0.1:7394
+  redis-cli -p 6391 raft.replace 3 4 127.0.0.1:7394`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			options, err := flags.options(cmd.ErrOrStderr())
@@ -60,11 +79,14 @@ store that lost its --dir must not come back under the same id.`,
 	f.StringVar(&flags.addr, "addr", "", "where to listen for the other stores (default the own address in --peers)")
 	f.StringVar(&flags.clientAddr, "client-addr", "127.0.0.1:6379", "where to listen for clients")
 	f.StringVar(&flags.peers, "peers", "", "the addresses of all stores, this one too: 1=host:port,2=host:port,...")
+	f.BoolVar(&flags.join, "join", false, "come to a cluster that there is, under an id that it has never seen")
 	f.IntVar(&flags.regions, "regions", kvstore.DefaultRegions, "the number of regions of the cluster")
 	f.StringVar(&flags.dir, "dir", "", "the folder for this store's data")
 	f.IntVar(&flags.workers, "workers", 0, "goroutines that drive the regions (default one per core, at most 4)")
 	f.IntVar(&flags.connections, "connections", 1, "TCP connections to each other store")
 	f.DurationVar(&flags.timeout, "timeout", kvstore.DefaultRequestTimeout, "how long a request may take before it is answered -TRYAGAIN")
+	f.IntVar(&flags.logEntries, "max-log-entries", kvstore.DefaultMaxLogEntries, "above how many log entries a region gives up the older half")
+	f.Int64Var(&flags.snapshotRate, "snapshot-rate", 0, "the bytes per second that snapshots may take (default unlimited)")
 	f.StringVar(&flags.level, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&flags.leash, "leash", false, "stop when standard input ends, and not at Ctrl-C")
 	_ = f.MarkHidden("leash")
@@ -96,6 +118,12 @@ func (f *serveFlags) options(log io.Writer) (kvstore.Options, error) {
 		return kvstore.Options{}, flagError("connections", f.connections, "must be at least 1")
 	case f.timeout <= 0:
 		return kvstore.Options{}, flagError("timeout", f.timeout, "must be positive")
+	case f.join && len(peers) < 2:
+		return kvstore.Options{}, flagError("peers", f.peers, "must name the stores that run, to --join them")
+	case f.logEntries < 2:
+		return kvstore.Options{}, flagError("max-log-entries", f.logEntries, "must be at least 2")
+	case f.snapshotRate < 0:
+		return kvstore.Options{}, flagError("snapshot-rate", f.snapshotRate, "must be positive, or 0 for no limit")
 	}
 	for _, address := range []struct{ flag, value string }{{"addr", f.addr}, {"client-addr", f.clientAddr}} {
 		if _, _, err := net.SplitHostPort(address.value); err != nil && address.value != "" {
@@ -112,6 +140,9 @@ func (f *serveFlags) options(log io.Writer) (kvstore.Options, error) {
 		Workers:             f.workers,
 		ConnectionsPerStore: f.connections,
 		RequestTimeout:      f.timeout,
+		Join:                f.join,
+		MaxLogEntries:       f.logEntries,
+		SnapshotRate:        f.snapshotRate,
 		Logger:              slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: level})),
 	}, nil
 }
@@ -152,11 +183,29 @@ func serve(ctx context.Context, options kvstore.Options, leash bool, out io.Writ
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "store %d serves %d regions: clients at %s, stores at %s, data in %s\n",
-		options.StoreID, options.Regions, store.ClientAddr(), store.Addr(), options.Dir)
 	select {
+	case <-store.Ready():
+	default:
+		fmt.Fprintf(out, "store %d has an empty folder; it starts when it has heard from %s that it is new\n",
+			options.StoreID, otherStores(options))
+	}
+	select {
+	case <-store.Ready():
+		fmt.Fprintf(out, "store %d serves %d regions: clients at %s, stores at %s, data in %s\n",
+			options.StoreID, options.Regions, store.ClientAddr(), store.Addr(), options.Dir)
+		select {
+		case <-ctx.Done():
+			if !leash { // whoever holds a leash stops all stores at once, so nobody is left
+				handOver(store)
+			}
+		case err = <-store.Failed():
+		}
 	case <-ctx.Done():
 	case err = <-store.Failed():
+	}
+	if errors.Is(err, kvstore.ErrKnown) {
+		err = fmt.Errorf("%w; to replace it, start a store under a new id with --join, and tell the others by RAFT.REPLACE %d NEW-ID NEW-ADDRESS",
+			err, options.StoreID)
 	}
 	// The context has ended: closing gets its own time.
 	if closing := store.Close(context.Background()); err == nil {
@@ -166,6 +215,27 @@ func serve(ctx context.Context, options kvstore.Options, leash bool, out io.Writ
 		fmt.Fprintf(out, "store %d stopped\n", options.StoreID)
 	}
 	return err
+}
+
+// handOverLimit bounds the time that a store takes to give away what it leads.
+const handOverLimit = 2 * time.Second
+
+func handOver(store *kvstore.Store) {
+	ctx, cancel := context.WithTimeout(context.Background(), handOverLimit)
+	defer cancel()
+	store.HandOver(ctx)
+}
+
+// otherStores names the stores that are asked.
+func otherStores(options kvstore.Options) string {
+	var ids []uint64
+	for id := range options.Peers {
+		if id != options.StoreID {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return storesText(ids)
 }
 
 // leashed returns a context that ends with the input: whoever started this

@@ -1,0 +1,190 @@
+package kvstore
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/raftmux/raftmux"
+)
+
+// directory is what a store knows of the others: where they are, who has ever
+// been heard of, and who is gone for good. It is the raftmux.Resolver of the
+// store's Client. It is safe for concurrent use.
+//
+// Addresses come from Options.Peers, which win, and with membership changes;
+// what is gone is said by the regions' descriptors. Addresses, and who was met,
+// are on disk, written by whoever learns it in the batch that depends on it.
+type directory struct {
+	own uint64
+
+	mu      sync.Mutex
+	fixed   map[uint64]string // Options.Peers
+	learned map[uint64]string
+	met     map[uint64]bool
+	retired map[uint64]bool
+	upSince map[uint64]time.Time
+	// onRetired is called, without the lock, when a store is found to be gone.
+	onRetired func(store uint64)
+}
+
+var _ raftmux.Resolver = (*directory)(nil)
+
+// The names of the rows of a directory, each followed by a store's id.
+const (
+	rowAddress = "address/"
+	rowMet     = "met/"
+)
+
+func directoryKey(row string, store uint64) []byte {
+	return binary.BigEndian.AppendUint64(metaKey(row), store)
+}
+
+func loadDirectory(db *pebble.DB, own uint64, peers map[uint64]string) (*directory, error) {
+	d := &directory{
+		own: own, fixed: maps.Clone(peers), onRetired: func(uint64) {},
+		learned: map[uint64]string{}, met: map[uint64]bool{}, retired: map[uint64]bool{}, upSince: map[uint64]time.Time{},
+	}
+	for row, take := range map[string]func(store uint64, value []byte){
+		rowAddress: func(store uint64, value []byte) { d.learned[store] = string(value) },
+		rowMet:     func(store uint64, _ []byte) { d.met[store] = true },
+	} {
+		iterator, err := db.NewIter(&pebble.IterOptions{
+			LowerBound: metaKey(row),
+			UpperBound: directoryKey(row, 1<<63),
+		})
+		if err != nil {
+			return nil, err
+		}
+		for valid := iterator.First(); valid; valid = iterator.Next() {
+			if key := iterator.Key(); len(key) == 1+len(row)+8 {
+				take(binary.BigEndian.Uint64(key[1+len(row):]), iterator.Value())
+			}
+		}
+		if err := iterator.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// Resolve implements raftmux.Resolver.
+func (d *directory) Resolve(_ context.Context, store uint64, _ string) (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.retired[store] {
+		return "", fmt.Errorf("%w: store %d was replaced", raftmux.ErrTombstone, store)
+	}
+	if address := d.address(store); address != "" {
+		return address, nil
+	}
+	return "", fmt.Errorf("%w: store %d is in no region and not in Options.Peers", raftmux.ErrStoreNotFound, store)
+}
+
+func (d *directory) address(store uint64) string {
+	if address := d.fixed[store]; address != "" {
+		return address
+	}
+	return d.learned[store]
+}
+
+// know notes a store's address that is on disk, in a descriptor.
+func (d *directory) know(store uint64, address string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.learned[store] = address
+}
+
+// learn notes a store's address, as part of the batch.
+func (d *directory) learn(batch *pebble.Batch, store uint64, address string) error {
+	d.mu.Lock()
+	known := d.learned[store] == address
+	d.learned[store] = address
+	d.mu.Unlock()
+	if known || address == "" {
+		return nil
+	}
+	return batch.Set(directoryKey(rowAddress, store), []byte(address), nil)
+}
+
+// meet notes that a store was heard of, as part of the batch.
+func (d *directory) meet(batch *pebble.Batch, store uint64) error {
+	d.mu.Lock()
+	d.met[store] = true
+	d.mu.Unlock()
+	return batch.Set(directoryKey(rowMet, store), nil, nil)
+}
+
+// retire notes which stores a descriptor says are gone for good.
+func (d *directory) retire(stores []uint64) {
+	var news []uint64
+	d.mu.Lock()
+	for _, store := range stores {
+		// What others think of this store, they tell when it asks.
+		if store != d.own && !d.retired[store] {
+			d.retired[store] = true
+			news = append(news, store)
+		}
+	}
+	d.mu.Unlock()
+	for _, store := range news {
+		d.onRetired(store)
+	}
+}
+
+func (d *directory) isRetired(store uint64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.retired[store]
+}
+
+func (d *directory) hasMet(store uint64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.met[store]
+}
+
+// others returns the ids of all other stores that have an address and are not gone.
+func (d *directory) others() map[uint64]string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	others := maps.Clone(d.learned)
+	maps.Copy(others, d.fixed)
+	maps.DeleteFunc(others, func(store uint64, _ string) bool { return store == d.own || d.retired[store] })
+	return others
+}
+
+// retiredStores returns the ids of the stores that are gone, in order.
+func (d *directory) retiredStores() []uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Sorted(maps.Keys(d.retired))
+}
+
+// setUp notes that a store can be reached, or can't.
+func (d *directory) setUp(store uint64, up bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !up {
+		delete(d.upSince, store)
+		return
+	}
+	d.upSince[store] = time.Now()
+}
+
+// upFor returns for how long another store has been in reach, 0 if it isn't.
+func (d *directory) upFor(store uint64) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	since, up := d.upSince[store]
+	if !up {
+		return 0
+	}
+	return max(time.Since(since), 1)
+}

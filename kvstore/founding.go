@@ -1,0 +1,179 @@
+package kvstore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// Why a store with an empty folder asks before it starts
+//
+// A store that has lost its folder has forgotten which votes it gave and which
+// entries it said it had. If it came back as what it was, a second leader could be
+// elected with its second vote, and what was acknowledged with its help could be
+// lost. It can't remember; so it asks all stores of Options.Peers whether they
+// have ever heard of it, and starts only when each has said no.
+//
+// That is enough: a store notes in the very batch that depends on it that it has
+// heard of another (see worker.meet), so a vote that counted somewhere is
+// remembered there. And it costs what a new cluster needs anyway: for the first
+// start, all stores have to be there.
+
+// ErrKnown is wrapped by the error of a store whose folder is empty though it has
+// been a member: it must not come back under its id.
+var ErrKnown = errors.New("the store was a member before, and its data is gone")
+
+// ErrRetired is wrapped by the error of a store that was replaced.
+var ErrRetired = errors.New("the store was replaced, its id is used up")
+
+// question is what a store asks another when it starts, and reply the answer.
+type question struct {
+	Store   uint64            `json:"store"`
+	Regions int               `json:"regions"`
+	Founds  map[uint64]string `json:"founds,omitempty"` // Options.Peers of a store that founds a cluster
+}
+
+type reply struct {
+	Store   uint64            `json:"store"`
+	Met     bool              `json:"met"`
+	Retired bool              `json:"retired"`
+	Regions int               `json:"regions"`
+	Founds  map[uint64]string `json:"founds,omitempty"`
+}
+
+// askService is a gRPC service beside the Raft one. Both messages are JSON in a
+// StringValue.
+const (
+	askService = "raftmux.kvstore.Stores"
+	askMethod  = "/" + askService + "/Ask"
+)
+
+type asker interface {
+	answer(question) reply
+}
+
+func askDesc() *grpc.ServiceDesc {
+	return &grpc.ServiceDesc{
+		ServiceName: askService,
+		HandlerType: (*asker)(nil),
+		Methods: []grpc.MethodDesc{{
+			MethodName: "Ask",
+			Handler: func(server any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+				var in wrapperspb.StringValue
+				var q question
+				if err := decode(&in); err != nil {
+					return nil, err
+				}
+				if err := json.Unmarshal([]byte(in.GetValue()), &q); err != nil {
+					return nil, err
+				}
+				out, err := json.Marshal(server.(asker).answer(q))
+				return wrapperspb.String(string(out)), err
+			},
+		}},
+	}
+}
+
+// answer implements asker.
+func (h *Host) answer(q question) reply {
+	r := reply{
+		Store:   h.options.StoreID,
+		Met:     h.directory.hasMet(q.Store),
+		Retired: h.directory.isRetired(q.Store),
+		Regions: h.options.Regions,
+	}
+	if !h.options.Join {
+		r.Founds = h.options.Peers
+	}
+	return r
+}
+
+// Between two attempts to reach a store.
+const (
+	askAgain    = 50 * time.Millisecond
+	askAgainMax = 2 * time.Second
+	askTimeout  = 2 * time.Second
+)
+
+// askAll asks all other stores until each has answered, ctx ends, or one says
+// something that forbids this store to go on. isNew says that its folder is empty.
+func (h *Host) askAll(ctx context.Context, isNew bool) error {
+	q := question{Store: h.options.StoreID, Regions: h.options.Regions}
+	if !h.options.Join {
+		q.Founds = h.options.Peers
+	}
+	left := h.directory.others()
+	for pause := askAgain; ; pause = min(2*pause, askAgainMax) {
+		for _, store := range slices.Sorted(maps.Keys(left)) {
+			r, err := ask(ctx, left[store], q)
+			if err != nil {
+				continue
+			}
+			if err := h.judge(r, store, left[store], isNew); err != nil {
+				return err
+			}
+			delete(left, store)
+		}
+		if len(left) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// judge says whether a reply forbids this store to go on.
+func (h *Host) judge(r reply, store uint64, address string, isNew bool) error {
+	own := h.options.StoreID
+	says := func(err error) error {
+		return fmt.Errorf("kvstore: store %d: store %d at %s says: %w", own, store, address, err)
+	}
+	switch {
+	case r.Retired:
+		return says(ErrRetired)
+	case !isNew:
+		return nil
+	case r.Met:
+		return says(ErrKnown)
+	case r.Store != store:
+		return fmt.Errorf("kvstore: store %d: at %s is store %d, not store %d; see Options.Peers", own, address, r.Store, store)
+	case r.Regions != h.options.Regions:
+		return fmt.Errorf("kvstore: store %d: store %d has %d regions, not %d; see Options.Regions", own, store, r.Regions, h.options.Regions)
+	case !h.options.Join && !maps.Equal(r.Founds, h.options.Peers):
+		return fmt.Errorf("kvstore: store %d: store %d was started with the stores %v, not %v; the stores that begin a cluster must all be given the same, and one that comes later must join",
+			own, store, r.Founds, h.options.Peers)
+	}
+	return nil
+}
+
+// ask asks one store.
+func ask(ctx context.Context, address string, q question) (r reply, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	conn, err := grpc.NewClient("passthrough:///"+address,
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+	if err != nil {
+		return r, err
+	}
+	defer func() { _ = conn.Close() }()
+	in, err := json.Marshal(q)
+	if err != nil {
+		return r, err
+	}
+	var out wrapperspb.StringValue
+	if err := conn.Invoke(ctx, askMethod, wrapperspb.String(string(in)), &out); err != nil {
+		return r, err
+	}
+	return r, json.Unmarshal([]byte(out.GetValue()), &r)
+}

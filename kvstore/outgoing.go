@@ -1,0 +1,246 @@
+package kvstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
+	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/pingcap/kvproto/pkg/metapb"
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/raftmux/raftmux/snapshot"
+)
+
+// A snapshot is the state machine of one region as a sorted table of Pebble: all
+// keys from its applied index to its last key, as they are in the database, so
+// that the receiver can put the file into its own as it is. It is read from a
+// Pebble snapshot, off the worker's goroutine.
+
+const (
+	// snapshotKeep is how long a snapshot is kept after it was last handed to Raft:
+	// other peers may need it, and a broken transfer may go on with the rest of it.
+	snapshotKeep = 30 * time.Second
+	// snapshotBuilds is how many are written at a time.
+	snapshotBuilds = 4
+	// tableFormat is older than the newest one, so that stores of different
+	// versions understand each other's.
+	tableFormat = sstable.TableFormatPebblev4
+)
+
+// snapshotFiles is the folder of a store's snapshots, outgoing and incoming.
+// Nothing in it outlives the process: it is emptied at the start.
+type snapshotFiles struct {
+	fs  vfs.FS
+	dir string
+	db  *pebble.DB
+
+	ctx     context.Context // ends when the store stops
+	cancel  context.CancelFunc
+	slots   chan struct{}
+	running sync.WaitGroup
+}
+
+func openSnapshotFiles(options Options, db *pebble.DB) (*snapshotFiles, error) {
+	f := &snapshotFiles{fs: options.FS, dir: options.FS.PathJoin(options.Dir, "snapshots"), db: db}
+	if err := f.fs.RemoveAll(f.dir); err != nil {
+		return nil, fmt.Errorf("kvstore: clear %s: %w", f.dir, err)
+	}
+	if err := f.fs.MkdirAll(f.dir, 0o755); err != nil {
+		return nil, fmt.Errorf("kvstore: make %s: %w", f.dir, err)
+	}
+	f.ctx, f.cancel = context.WithCancel(context.Background())
+	f.slots = make(chan struct{}, snapshotBuilds)
+	return f, nil
+}
+
+// close ends what is being written.
+func (f *snapshotFiles) close() {
+	f.cancel()
+	f.running.Wait()
+}
+
+// remove removes a file that may be gone already.
+func (f *snapshotFiles) remove(name string) { _ = f.fs.Remove(name) }
+
+// outgoingName is the path of a snapshot that this store made. What a region is
+// at an index and a term is the same whenever it is written.
+func (f *snapshotFiles) outgoingName(region, index, term uint64) string {
+	return f.fs.PathJoin(f.dir, fmt.Sprintf("send-%d-%d-%d.sst", region, index, term))
+}
+
+// outgoing is a snapshot that this store makes, or has made.
+type outgoing struct {
+	path    string
+	confVer uint64
+	at      position
+	message *raftpb.Snapshot
+	used    time.Time     // when it was last handed to Raft; the worker's
+	done    chan struct{} // closed when it is written, or failed
+	err     error         // once done
+}
+
+// snapshot implements snapshotMaker. It is called by Raft, on the worker.
+func (r *region) snapshot() (*raftpb.Snapshot, error) {
+	if r.outgoing == nil {
+		r.wanted = true
+		return nil, raft.ErrSnapshotTemporarilyUnavailable
+	}
+	select {
+	case <-r.outgoing.done:
+	default:
+		return nil, raft.ErrSnapshotTemporarilyUnavailable
+	}
+	if r.outgoing.err != nil || !r.fits(r.outgoing) {
+		r.wanted = true // of now
+		return nil, raft.ErrSnapshotTemporarilyUnavailable
+	}
+	r.outgoing.used = time.Now()
+	return r.outgoing.message, nil
+}
+
+// fits says whether a snapshot is of any use still: the log goes on where it
+// ends, and all peers of now are in it.
+func (r *region) fits(o *outgoing) bool {
+	return o.at.index >= r.log.truncated.index && o.confVer == r.descriptor.ConfVer
+}
+
+// makeSnapshot begins the snapshot that Raft wants. What the region has applied
+// must be in the database, and nothing beyond. If all slots are taken, it is
+// called again.
+func (r *region) makeSnapshot(f *snapshotFiles) error {
+	if r.outgoing != nil && !r.dropOutgoing(f) {
+		return nil
+	}
+	select {
+	case f.slots <- struct{}{}:
+	default:
+		return nil
+	}
+	r.wanted = false
+	term, err := r.log.Term(r.applied)
+	if err != nil {
+		return fmt.Errorf("kvstore: region %d: snapshot at %d: %w", r.id, r.applied, err)
+	}
+	o := &outgoing{
+		at:      position{r.applied, term},
+		confVer: r.descriptor.ConfVer,
+		path:    f.outgoingName(r.id, r.applied, term),
+		used:    time.Now(),
+		done:    make(chan struct{}),
+		message: &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
+			Index: new(r.applied), Term: new(term), ConfState: r.descriptor.confState(),
+		}},
+	}
+	r.outgoing = o
+	view, region := f.db.NewSnapshot(), r.id
+	f.running.Go(func() {
+		defer func() { <-f.slots }()
+		defer close(o.done)
+		var size int64
+		size, o.err = f.write(view, region, o.path)
+		if o.err == nil {
+			o.message.Data, o.err = (&raft_serverpb.RaftSnapshotData{
+				Region: &metapb.Region{Id: region}, FileSize: uint64(size),
+			}).Marshal()
+		}
+		if o.err = errors.Join(o.err, view.Close()); o.err != nil {
+			f.remove(o.path)
+		}
+	})
+	return nil
+}
+
+// dropOutgoing gives up the region's snapshot, unless it is still being written.
+// A transfer that has its file open isn't disturbed.
+func (r *region) dropOutgoing(f *snapshotFiles) bool {
+	select {
+	case <-r.outgoing.done:
+	default:
+		return false
+	}
+	f.remove(r.outgoing.path)
+	r.outgoing = nil
+	return true
+}
+
+// expireOutgoing drops a snapshot that nobody wants any more.
+func (r *region) expireOutgoing(f *snapshotFiles, now time.Time) {
+	if r.outgoing != nil && now.Sub(r.outgoing.used) > snapshotKeep {
+		r.dropOutgoing(f)
+	}
+}
+
+// write writes the state machine of a region as the view has it.
+func (f *snapshotFiles) write(view *pebble.Snapshot, region uint64, path string) (size int64, err error) {
+	iterator, err := view.NewIter(&pebble.IterOptions{
+		LowerBound: regionKey(region, partApplied),
+		UpperBound: regionKey(region, partLog),
+	})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, iterator.Close()) }()
+	return f.writeTable(path, func(set func(key, value []byte) error) error {
+		for valid := iterator.First(); valid; valid = iterator.Next() {
+			if f.ctx.Err() != nil {
+				return f.ctx.Err()
+			}
+			if err := set(iterator.Key(), iterator.Value()); err != nil {
+				return err
+			}
+		}
+		return iterator.Error()
+	})
+}
+
+// writeTable writes a sorted table, and syncs it.
+func (f *snapshotFiles) writeTable(path string, fill func(set func(key, value []byte) error) error) (size int64, err error) {
+	file, err := f.fs.Create(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return 0, err
+	}
+	// The writer owns the file from here on, and syncs it when it is closed.
+	table := sstable.NewWriter(objstorageprovider.NewFileWritable(file), sstable.WriterOptions{TableFormat: tableFormat})
+	err = fill(table.Set)
+	if err = errors.Join(err, table.Close()); err != nil {
+		return 0, err
+	}
+	stat, err := f.fs.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	return stat.Size(), nil
+}
+
+// snapshotSource is the snapshot.Source of a store.
+type snapshotSource struct{ files *snapshotFiles }
+
+// OpenSnapshot implements snapshot.Source.
+func (s snapshotSource) OpenSnapshot(_ context.Context, message *raft_serverpb.RaftMessage) (snapshot.Data, error) {
+	region, metadata := message.GetRegionId(), message.GetMessage().GetSnapshot().GetMetadata()
+	file, err := s.files.fs.Open(s.files.outgoingName(region, metadata.GetIndex(), metadata.GetTerm()))
+	if err != nil {
+		return nil, fmt.Errorf("kvstore: region %d: the snapshot at %d is gone: %w", region, metadata.GetIndex(), err)
+	}
+	stat, err := file.Stat()
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return snapshotData{file, stat.Size()}, nil
+}
+
+type snapshotData struct {
+	vfs.File
+	size int64
+}
+
+// Size implements snapshot.Data.
+func (d snapshotData) Size() int64 { return d.size }
