@@ -112,6 +112,7 @@ func shapes() []shape {
 		{"append128B", message(eraftpb.MessageType_MsgAppend, 128)},
 		{"append1KiB", message(eraftpb.MessageType_MsgAppend, 1<<10)},
 		{"append16KiB", message(eraftpb.MessageType_MsgAppend, 16<<10)},
+		{"append256KiB", message(eraftpb.MessageType_MsgAppend, 256<<10)},
 	}
 }
 

@@ -21,6 +21,10 @@ import (
 	"github.com/raftmux/raftmux/internal/wire"
 )
 
+// writeBufferSize is what is written at once, four times gRPC's default. gRPC has
+// the buffer from a pool, and only while something is on its way.
+const writeBufferSize = 128 << 10
+
 // Options configures a Transport. All fields are mandatory, but for Credentials
 // and DialOptions.
 type Options struct {
@@ -174,6 +178,7 @@ func (t *Transport) dialOptions() []grpc.DialOption {
 			Time:    o.KeepaliveTime,
 			Timeout: o.KeepaliveTimeout,
 		}),
+		grpc.WithWriteBufferSize(writeBufferSize),
 		// Both windows, or the connection's stays at 64 KiB.
 		grpc.WithInitialWindowSize(int32(o.WindowSize)),
 		grpc.WithInitialConnWindowSize(int32(o.WindowSize)),
