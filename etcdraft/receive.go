@@ -28,7 +28,7 @@ func NewReceiver(handler Handler) func() raftmux.Receiver {
 // maxKeptMessages bounds the list that a receiver keeps between batches.
 const maxKeptMessages = 1024
 
-// receiver implements raftmux.Receiver.
+// receiver implements raftmux.Keeper.
 type receiver struct {
 	handler  Handler
 	decoder  decoder
@@ -42,7 +42,15 @@ type received struct {
 
 // Decode implements raftmux.Receiver.
 func (r *receiver) Decode(data []byte) (raftmux.Envelope, error) {
-	header, message, envelope, err := r.decoder.decode(data)
+	return r.hold(r.decoder.decode(data))
+}
+
+// DecodeGiven implements raftmux.Keeper.
+func (r *receiver) DecodeGiven(data []byte) (raftmux.Envelope, error) {
+	return r.hold(r.decoder.decodeGiven(data))
+}
+
+func (r *receiver) hold(header Header, message *raftpb.Message, envelope raftmux.Envelope, err error) (raftmux.Envelope, error) {
 	if err != nil {
 		return envelope, err
 	}
