@@ -18,8 +18,8 @@ const (
 	givenBeyond = 24 << 10
 )
 
-// whole is a message with one entry.
-type whole struct {
+// oneEntrySlot is a message with one entry.
+type oneEntrySlot struct {
 	message messageSlot
 	entry   entrySlot
 	list    [1]*raftpb.Entry
@@ -44,7 +44,7 @@ func (d *decoder) buildGiven(size int) (*raftpb.Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := new(whole)
+	w := new(oneEntrySlot)
 	scalars, ofEntry := &w.message.scalars, &w.entry.scalars
 	context := f.context
 	if !together {
