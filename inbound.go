@@ -236,7 +236,12 @@ func (in *inbound) decodeOne(body []byte, given bool) (decoded int, err error) {
 		s.metrics.overloaded.add(1)
 		return 0, nil
 	}
-	envelope, err := in.parse(body, given)
+	var envelope Envelope
+	if given {
+		envelope, err = in.keeper.DecodeGiven(body)
+	} else {
+		envelope, err = in.receiver.Decode(body)
+	}
 	if errors.Is(err, ErrFiltered) {
 		s.metrics.filtered.add(1)
 		return 0, nil
@@ -257,13 +262,6 @@ func (in *inbound) decodeOne(body []byte, given bool) (decoded int, err error) {
 		return 0, wire.WrongStore(envelope.ToStoreID, s.options.StoreID).Err()
 	}
 	return 1, nil
-}
-
-func (in *inbound) parse(body []byte, given bool) (Envelope, error) {
-	if given {
-		return in.keeper.DecodeGiven(body)
-	}
-	return in.receiver.Decode(body)
 }
 
 // look asks whether the host has room for the appends of the next batch.
@@ -301,6 +299,7 @@ type kvReceiver struct {
 	handler Handler
 	decoder *wire.Decoder
 	held    []*raft_serverpb.RaftMessage
+	given   bool // the body that is being decoded may be kept
 }
 
 // HandlerReceiver returns what ServerOptions.NewReceiver takes: receivers like
@@ -318,22 +317,14 @@ func newKVReceiver(handler Handler, lend bool) Receiver {
 	return kvKeeper{r}
 }
 
-// Decode implements Receiver.
+// Decode implements Receiver. What can't be a message between stores is
+// refused: without a to_peer, or of a type that must stay local.
 func (r *kvReceiver) Decode(body []byte) (Envelope, error) {
-	return r.hold(r.decoder.Decode(body))
-}
-
-// kvKeeper is a kvReceiver whose messages the host owns.
-type kvKeeper struct{ *kvReceiver }
-
-// DecodeGiven implements Keeper.
-func (r kvKeeper) DecodeGiven(body []byte) (Envelope, error) {
-	return r.hold(r.decoder.DecodeGiven(body))
-}
-
-// hold keeps a decoded message for Deliver. What can't be a message between
-// stores is refused: without a to_peer, or of a type that must stay local.
-func (r *kvReceiver) hold(message *raft_serverpb.RaftMessage, err error) (Envelope, error) {
+	decode := (*wire.Decoder).Decode
+	if r.given {
+		decode = (*wire.Decoder).DecodeGiven
+	}
+	message, err := decode(r.decoder, body)
 	if err != nil {
 		return Envelope{}, err
 	}
@@ -346,6 +337,16 @@ func (r *kvReceiver) hold(message *raft_serverpb.RaftMessage, err error) (Envelo
 	}
 	r.held = append(r.held, message)
 	return envelope, nil
+}
+
+// kvKeeper is a kvReceiver whose messages the host owns.
+type kvKeeper struct{ *kvReceiver }
+
+// DecodeGiven implements Keeper.
+func (r kvKeeper) DecodeGiven(body []byte) (Envelope, error) {
+	r.given = true
+	defer func() { r.given = false }()
+	return r.Decode(body)
 }
 
 // Deliver implements Receiver.

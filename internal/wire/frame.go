@@ -109,7 +109,10 @@ func (r *FrameReader) Next() ([]byte, bool) {
 		if r.batch[r.pos] == msgsTag {
 			if body, end := delimited(r.batch, r.pos+1); end != overrun {
 				r.pos = end
-				return r.inPlace(body), true
+				if r.more.give && len(body) > sharedLimit {
+					body = r.inPlace(body)
+				}
+				return body, true
 			}
 		}
 		if len(r.more.pieces) > 0 {
