@@ -25,6 +25,7 @@ var (
 type decoder struct {
 	generation generation
 	fields     fields
+	given      bool // nobody else knows the data that is being decoded: the message may keep it
 }
 
 // fields is what a first look at the body of a message finds: the scalars, and
@@ -43,16 +44,7 @@ type fields struct {
 
 // decode parses one RaftMessage. The envelope says what is known of it even if
 // there is an error.
-func (d *decoder) decode(data []byte) (Header, *raftpb.Message, raftmux.Envelope, error) {
-	return d.read(data, false)
-}
-
-// decodeGiven is decode of data that nobody else knows: the message may keep it.
-func (d *decoder) decodeGiven(data []byte) (Header, *raftpb.Message, raftmux.Envelope, error) {
-	return d.read(data, true)
-}
-
-func (d *decoder) read(data []byte, given bool) (header Header, message *raftpb.Message, envelope raftmux.Envelope, err error) {
+func (d *decoder) decode(data []byte) (header Header, message *raftpb.Message, envelope raftmux.Envelope, err error) {
 	var body []byte
 	var has bool
 	header, body, has, err = decodeHeader(data)
@@ -72,7 +64,7 @@ func (d *decoder) read(data []byte, given bool) (header Header, message *raftpb.
 	err = d.fields.scan(body)
 	if err == nil {
 		envelope.Type, envelope.HasMessage = eraftpb.MessageType(d.fields.kind), true
-		if given {
+		if d.given {
 			message, err = d.buildGiven(len(data))
 		}
 		if message == nil && err == nil {
@@ -248,13 +240,13 @@ func (d *decoder) build() (*raftpb.Message, error) {
 		message.Entries = make([]*raftpb.Entry, f.entries)
 	}
 	rest := f.rest
+	var entry entryFields
 	for i := range message.Entries {
-		entry, behind, err := nextEntry(rest)
-		if err != nil {
+		var err error
+		if rest, err = entry.next(rest); err != nil {
 			return nil, err
 		}
-		rest = behind
-		message.Entries[i] = d.entry(entry, small)
+		message.Entries[i] = d.entry(&entry, small)
 	}
 	return message, nil
 }

@@ -12,25 +12,26 @@ type entryFields struct {
 	payload           []byte
 }
 
-// nextEntry parses the first entry in rest, of which there is one, and returns
-// what follows it.
-func nextEntry(rest []byte) (e entryFields, behind []byte, err error) {
+// next parses the first entry in rest, of which there is one, and returns what
+// follows it.
+func (e *entryFields) next(rest []byte) (behind []byte, err error) {
 	for {
 		tag, data, err := varint(rest)
 		if err != nil {
-			return e, nil, err
+			return nil, err
 		}
 		if tag>>3 != 7 {
 			if rest, err = skip(tag, data); err != nil {
-				return e, nil, err
+				return nil, err
 			}
 			continue
 		}
 		encoded, behind, err := bytesField(tag, data)
 		if err != nil {
-			return e, nil, err
+			return nil, err
 		}
-		return e, behind, e.scan(encoded)
+		*e = entryFields{}
+		return behind, e.scan(encoded)
 	}
 }
 
@@ -71,7 +72,7 @@ func (e *entryFields) set(entry *raftpb.Entry, s *entryScalars) {
 }
 
 // entry makes an entry, in reserved memory or else in what suits its size.
-func (d *decoder) entry(e entryFields, reserved bool) *raftpb.Entry {
+func (d *decoder) entry(e *entryFields, reserved bool) *raftpb.Entry {
 	if !reserved && entryBytes+len(e.payload) > largeBytes {
 		entry := new(raftpb.Entry)
 		e.set(entry, new(entryScalars))

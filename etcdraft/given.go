@@ -40,8 +40,8 @@ func (d *decoder) buildGiven(size int) (*raftpb.Message, error) {
 	case !together && (f.entries != 1 || size-f.entryData > givenBeyond):
 		return nil, nil
 	}
-	entry, _, err := nextEntry(f.rest)
-	if err != nil {
+	var entry entryFields
+	if _, err := entry.next(f.rest); err != nil {
 		return nil, err
 	}
 	w := new(oneEntrySlot)
@@ -79,12 +79,12 @@ func (f *fields) buildTogether() (*raftpb.Message, error) {
 	entries := make([]entrySlot, f.entries)
 	slot.message.Entries = make([]*raftpb.Entry, f.entries)
 	rest := f.rest
+	var entry entryFields
 	for i := range entries {
-		entry, behind, err := nextEntry(rest)
-		if err != nil {
+		var err error
+		if rest, err = entry.next(rest); err != nil {
 			return nil, err
 		}
-		rest = behind
 		entry.set(&entries[i].entry, &entries[i].scalars)
 		entries[i].entry.Data = clipped(entry.payload)
 		slot.message.Entries[i] = &entries[i].entry

@@ -16,7 +16,7 @@ var _ raftmux.Keeper = (*receiver)(nil)
 // Given memory changes nothing of what is read, nor of what is refused.
 func TestDecodeGivenIsDecode(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 6))
-	ours, theirs := new(decoder), new(decoder)
+	ours, theirs := &decoder{given: true}, new(decoder)
 	for range 3000 {
 		data := encode(simpleHeader, randomAppend(random))
 		for range random.IntN(3) {
@@ -27,7 +27,7 @@ func TestDecodeGivenIsDecode(t *testing.T) {
 			data = data[:random.IntN(len(data))]
 		}
 		header, want, envelope, wantErr := theirs.decode(data)
-		gotHeader, got, gotEnvelope, err := ours.decodeGiven(bytes.Clone(data))
+		gotHeader, got, gotEnvelope, err := ours.decode(bytes.Clone(data))
 		switch {
 		case (err == nil) != (wantErr == nil) || err != nil && err.Error() != wantErr.Error():
 			t.Fatalf("%v, want %v", err, wantErr)
@@ -69,7 +69,7 @@ func TestGivenPadding(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, got, _, err := new(decoder).decodeGiven(data)
+	_, got, _, err := (&decoder{given: true}).decode(data)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,20 +42,19 @@ type received struct {
 
 // Decode implements raftmux.Receiver.
 func (r *receiver) Decode(data []byte) (raftmux.Envelope, error) {
-	return r.hold(r.decoder.decode(data))
-}
-
-// DecodeGiven implements raftmux.Keeper.
-func (r *receiver) DecodeGiven(data []byte) (raftmux.Envelope, error) {
-	return r.hold(r.decoder.decodeGiven(data))
-}
-
-func (r *receiver) hold(header Header, message *raftpb.Message, envelope raftmux.Envelope, err error) (raftmux.Envelope, error) {
+	header, message, envelope, err := r.decoder.decode(data)
 	if err != nil {
 		return envelope, err
 	}
 	r.received = append(r.received, received{header, message})
 	return envelope, nil
+}
+
+// DecodeGiven implements raftmux.Keeper.
+func (r *receiver) DecodeGiven(data []byte) (raftmux.Envelope, error) {
+	r.decoder.given = true
+	defer func() { r.decoder.given = false }()
+	return r.Decode(data)
 }
 
 // Deliver implements raftmux.Receiver.
