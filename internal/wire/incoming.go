@@ -14,7 +14,7 @@ type Incoming struct {
 	// several. Default gRPC's.
 	Pool mem.BufferPool
 
-	pieces  mem.BufferSlice // as gRPC has read them; one reference of each is ours
+	pieces  mem.BufferSlice // as gRPC has read them; of each one reference is ours
 	scratch scratch
 	whole   []byte // what Bytes has answered
 	poison  bool   // the pieces are wholly ours, and this is a test
@@ -46,36 +46,48 @@ func (in *Incoming) Bytes() []byte {
 	return in.whole
 }
 
+// keptPieces is how long a list of pieces may be that is used again: 16 MiB's.
+const keptPieces = 1024
+
 // Release gives the memory back. Doing it again does nothing. In tests the
 // bytes are overwritten first, so that whoever kept them notices.
 func (in *Incoming) Release() {
-	if in.poison {
-		for _, piece := range in.pieces {
+	for i, piece := range in.pieces {
+		if in.poison {
 			Poison(piece.ReadOnlyData())
 		}
+		piece.Free()
+		in.pieces[i] = nil
 	}
-	in.pieces.Free()
 	in.scratch.free()
-	in.pieces, in.whole, in.poison = nil, nil, false
+	in.pieces, in.whole, in.poison = in.pieces[:0], nil, false
+	if cap(in.pieces) > keptPieces {
+		in.pieces = nil
+	}
 }
 
-// receive takes references of its own to data.
+// receive takes references of its own to data. What is shared with gRPC may not
+// be overwritten: if all is to be poisoned in the end, it takes a copy.
 func (in *Incoming) receive(data mem.BufferSlice, poison bool) {
 	in.Release()
-	if poison {
-		// What is shared with gRPC may not be overwritten.
-		in.pieces, in.poison = copyOf(data), true
+	if in.poison = poison; poison {
+		in.pieces = appendCopy(in.pieces, data)
 		return
 	}
 	data.Ref()
-	in.pieces = data
+	in.pieces = append(in.pieces, data...)
 }
 
-// copyOf copies data piece by piece, so that it is cut where data is.
-func copyOf(data mem.BufferSlice) mem.BufferSlice {
-	pieces := make(mem.BufferSlice, len(data))
-	for i, piece := range data {
-		pieces[i] = mem.Copy(piece.ReadOnlyData(), mem.DefaultBufferPool())
+// appendCopy appends copies of data's pieces to pieces.
+func appendCopy(pieces, data mem.BufferSlice) mem.BufferSlice {
+	memory := mem.DefaultBufferPool().Get(data.Len())
+	data.CopyTo(*memory)
+	all := mem.NewBuffer(memory, mem.DefaultBufferPool())
+	defer all.Free() // each piece has a reference
+	at := 0
+	for _, piece := range data {
+		pieces = append(pieces, all.Slice(at, at+piece.Len()))
+		at += piece.Len()
 	}
 	return pieces
 }
