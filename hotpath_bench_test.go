@@ -8,6 +8,7 @@ import (
 	"github.com/pingcap/kvproto/pkg/metapb"
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 	"github.com/pingcap/kvproto/pkg/tikvpb"
+	"google.golang.org/grpc/mem"
 
 	"github.com/raftmux/raftmux/internal/peer"
 	"github.com/raftmux/raftmux/internal/queue"
@@ -59,7 +60,7 @@ func sendFlush(b *testing.B, message *raft_serverpb.RaftMessage, referTo int) {
 func BenchmarkReceive(b *testing.B) {
 	for _, shape := range shapes() {
 		batch := &tikvpb.BatchRaftMessage{}
-		for range perFlush {
+		for range min(perFlush, 480<<10/shape.message.Size()) {
 			batch.Msgs = append(batch.Msgs, shape.message)
 		}
 		data, err := batch.Marshal()
@@ -69,21 +70,51 @@ func BenchmarkReceive(b *testing.B) {
 		for _, mode := range []struct {
 			name string
 			lend bool
-		}{{"lent", true}, {"owned", false}} {
-			b.Run(shape.name+"/"+mode.name, func(b *testing.B) {
-				server, err := NewServer(ServerOptions{StoreID: 2, Handler: deaf{}, LendMessages: mode.lend})
-				if err != nil {
-					b.Fatal(err)
-				}
-				in := &inbound{server: server, receiver: server.options.NewReceiver()}
-				b.ReportAllocs()
-				for done := 0; done < b.N; done += perFlush {
-					if err := in.take(data); err != nil {
-						b.Fatal(err)
-					}
-				}
-			})
+			size int
+		}{
+			{"lent", true, len(data)},
+			{"owned", false, len(data)},
+			{"lent/pieces", true, gRPCPiece},
+			{"owned/pieces", false, gRPCPiece},
+		} {
+			b.Run(shape.name+"/"+mode.name, func(b *testing.B) { receive(b, inPieces(data, mode.size), len(batch.Msgs), mode.lend) })
 		}
+	}
+}
+
+// gRPCPiece is the size of the pieces that gRPC reads a batch in: HTTP/2's frames.
+const gRPCPiece = 16 << 10
+
+// inPieces cuts data as gRPC does, which has put 5 bytes of its own in front.
+func inPieces(data []byte, size int) (pieces mem.BufferSlice) {
+	first := size - 5
+	if size >= len(data) {
+		first = len(data)
+	}
+	pieces = append(pieces, mem.SliceBuffer(data[:first]))
+	for data = data[first:]; len(data) > 0; data = data[min(size, len(data)):] {
+		pieces = append(pieces, mem.SliceBuffer(data[:min(size, len(data))]))
+	}
+	return pieces
+}
+
+func receive(b *testing.B, pieces mem.BufferSlice, messages int, lend bool) {
+	server, err := NewServer(ServerOptions{StoreID: 2, Handler: deaf{}, LendMessages: lend})
+	if err != nil {
+		b.Fatal(err)
+	}
+	in := &inbound{server: server, receiver: server.options.NewReceiver()}
+	in.keeper, _ = in.receiver.(Keeper)
+	incoming := wire.Incoming{Pool: &server.memory}
+	b.ReportAllocs()
+	for done := 0; done < b.N; done += messages {
+		if err := (wire.Codec{}).Unmarshal(pieces, &incoming); err != nil {
+			b.Fatal(err)
+		}
+		if err := in.take(&incoming); err != nil {
+			b.Fatal(err)
+		}
+		incoming.Release()
 	}
 }
 

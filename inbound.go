@@ -31,6 +31,7 @@ type inbound struct {
 	stream   grpc.ServerStream
 	bare     bool
 	receiver Receiver
+	keeper   Keeper // the receiver, if it is one
 
 	known bool // key and id are set: the sender is a raftmux store
 	key   senderKey
@@ -60,6 +61,7 @@ func (s *Server) admit(stream grpc.ServerStream, bare bool) (*inbound, error) {
 		done:       make(chan struct{}),
 		superseded: make(chan struct{}),
 	}
+	in.keeper, _ = in.receiver.(Keeper)
 	if err := in.identify(); err != nil {
 		return nil, err
 	}
@@ -161,7 +163,7 @@ func (in *inbound) read(begun error) {
 			in.result = in.ended(err)
 			return
 		}
-		err := in.take(incoming.Bytes())
+		err := in.take(&incoming)
 		incoming.Release()
 		if err != nil {
 			in.result = err
@@ -182,15 +184,15 @@ func (in *inbound) ended(err error) error {
 }
 
 // take decodes one batch and hands it over, all of it or, if one message is for
-// another store, nothing.
-func (in *inbound) take(data []byte) error {
+// another store, nothing. The batch stays the caller's.
+func (in *inbound) take(batch *wire.Incoming) error {
 	in.delivering.Lock()
 	defer in.delivering.Unlock()
 	if in.over {
 		return status.Error(codes.Aborted, "raftmux: the stream is over")
 	}
 	in.look()
-	decoded, err := in.decode(data)
+	decoded, err := in.decode(batch)
 	if err != nil {
 		if mutant.Active == mutant.C16 { // what came before it is handed over
 			in.receiver.Deliver()
@@ -201,19 +203,20 @@ func (in *inbound) take(data []byte) error {
 	refused := in.receiver.Deliver()
 	m := in.server.metrics
 	m.batches.add(1)
-	m.bytes.add(len(data))
+	m.bytes.add(batch.Len())
 	m.delivered.add(decoded - refused)
 	m.refused.add(refused)
 	return nil
 }
 
-func (in *inbound) decode(data []byte) (decoded int, err error) {
+func (in *inbound) decode(batch *wire.Incoming) (decoded int, err error) {
+	// Above the mark nothing is given away: what is refused would cost memory.
+	frames := batch.Frames(in.keeper != nil && !in.highWater)
 	if in.bare {
-		return in.decodeOne(data)
+		return in.decodeOne(frames.Whole(), frames.Given())
 	}
-	frames := wire.ReadFrames(data)
 	for body, ok := frames.Next(); ok; body, ok = frames.Next() {
-		n, err := in.decodeOne(body)
+		n, err := in.decodeOne(body, frames.Given())
 		if err != nil {
 			return 0, err
 		}
@@ -226,14 +229,19 @@ func (in *inbound) decode(data []byte) (decoded int, err error) {
 }
 
 // decodeOne decodes a message. One that is malformed, or that a fault filter has
-// taken, costs only itself.
-func (in *inbound) decodeOne(body []byte) (decoded int, err error) {
+// taken, costs only itself. The body is the receiver's if it is given.
+func (in *inbound) decodeOne(body []byte, given bool) (decoded int, err error) {
 	s := in.server
 	if in.highWater && in.isAppend(body) {
 		s.metrics.overloaded.add(1)
 		return 0, nil
 	}
-	envelope, err := in.receiver.Decode(body)
+	var envelope Envelope
+	if given {
+		envelope, err = in.keeper.DecodeGiven(body)
+	} else {
+		envelope, err = in.receiver.Decode(body)
+	}
 	if errors.Is(err, ErrFiltered) {
 		s.metrics.filtered.add(1)
 		return 0, nil
@@ -291,6 +299,7 @@ type kvReceiver struct {
 	handler Handler
 	decoder *wire.Decoder
 	held    []*raft_serverpb.RaftMessage
+	given   bool // the body that is being decoded may be kept
 }
 
 // HandlerReceiver returns what ServerOptions.NewReceiver takes: receivers like
@@ -300,14 +309,22 @@ func HandlerReceiver(handler Handler, lend bool) func() Receiver {
 	return func() Receiver { return newKVReceiver(handler, lend) }
 }
 
-func newKVReceiver(handler Handler, lend bool) *kvReceiver {
-	return &kvReceiver{handler: handler, decoder: wire.NewDecoder(wire.DecoderOptions{Lent: lend})}
+func newKVReceiver(handler Handler, lend bool) Receiver {
+	r := &kvReceiver{handler: handler, decoder: wire.NewDecoder(wire.DecoderOptions{Lent: lend})}
+	if lend {
+		return r
+	}
+	return kvKeeper{r}
 }
 
 // Decode implements Receiver. What can't be a message between stores is
 // refused: without a to_peer, or of a type that must stay local.
 func (r *kvReceiver) Decode(body []byte) (Envelope, error) {
-	message, err := r.decoder.Decode(body)
+	decode := (*wire.Decoder).Decode
+	if r.given {
+		decode = (*wire.Decoder).DecodeGiven
+	}
+	message, err := decode(r.decoder, body)
 	if err != nil {
 		return Envelope{}, err
 	}
@@ -320,6 +337,16 @@ func (r *kvReceiver) Decode(body []byte) (Envelope, error) {
 	}
 	r.held = append(r.held, message)
 	return envelope, nil
+}
+
+// kvKeeper is a kvReceiver whose messages the host owns.
+type kvKeeper struct{ *kvReceiver }
+
+// DecodeGiven implements Keeper.
+func (r kvKeeper) DecodeGiven(body []byte) (Envelope, error) {
+	r.given = true
+	defer func() { r.given = false }()
+	return r.Decode(body)
 }
 
 // Deliver implements Receiver.

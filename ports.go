@@ -163,3 +163,15 @@ type Receiver interface {
 	// Discard forgets what was decoded.
 	Discard()
 }
+
+// Keeper is a Receiver whose messages may lie in the memory that they came in,
+// which spares a copy of the large ones. Implementing it is optional.
+type Keeper interface {
+	Receiver
+	// DecodeGiven is Decode of a message that the Receiver may keep: nobody else
+	// reads or writes these bytes, then or later. The Server calls it in place of
+	// Decode where it pays, for messages of more than 8 KiB that have one entry
+	// or are not very large; what is kept of such a message keeps all its bytes
+	// alive, so it is for the Receiver to say whether that is too much.
+	DecodeGiven(message []byte) (Envelope, error)
+}

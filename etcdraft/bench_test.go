@@ -1,9 +1,12 @@
 package etcdraft
 
 import (
+	"bytes"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/raftmux/raftmux"
 )
 
 const benchBatch = 128
@@ -40,11 +43,26 @@ func (k *taker) Step(Header, *raftpb.Message) error { k.messages++; return nil }
 func benchmarkReceive(b *testing.B, m *raftpb.Message) {
 	handler := new(taker)
 	receiver := NewReceiver(handler)()
-	data := encode(simpleHeader, m)
+	measureReceive(b, handler, receiver, encode(simpleHeader, m), receiver.Decode)
+}
+
+// benchmarkReceiveGiven is with the copy that a Server makes to give it away.
+func benchmarkReceiveGiven(b *testing.B, m *raftpb.Message) {
+	handler := new(taker)
+	receiver := NewReceiver(handler)()
+	measureReceive(b, handler, receiver, encode(simpleHeader, m), func(data []byte) (raftmux.Envelope, error) {
+		return receiver.(raftmux.Keeper).DecodeGiven(bytes.Clone(data))
+	})
+}
+
+func measureReceive(
+	b *testing.B, handler *taker, receiver raftmux.Receiver, data []byte,
+	decode func([]byte) (raftmux.Envelope, error),
+) {
 	b.ReportAllocs()
 	for b.Loop() {
 		for range benchBatch {
-			if _, err := receiver.Decode(data); err != nil {
+			if _, err := decode(data); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -59,6 +77,17 @@ func benchmarkReceive(b *testing.B, m *raftpb.Message) {
 func BenchmarkReceiveHeartbeat(b *testing.B) { benchmarkReceive(b, simple(raftpb.MsgHeartbeat, 0)) }
 func BenchmarkReceiveAppend128(b *testing.B) { benchmarkReceive(b, simple(raftpb.MsgApp, 128)) }
 func BenchmarkReceiveAppend16K(b *testing.B) { benchmarkReceive(b, simple(raftpb.MsgApp, 16<<10)) }
+func BenchmarkReceiveAppend256K(b *testing.B) {
+	benchmarkReceive(b, simple(raftpb.MsgApp, 256<<10))
+}
+
+func BenchmarkReceiveAppend16KGiven(b *testing.B) {
+	benchmarkReceiveGiven(b, simple(raftpb.MsgApp, 16<<10))
+}
+
+func BenchmarkReceiveAppend256KGiven(b *testing.B) {
+	benchmarkReceiveGiven(b, simple(raftpb.MsgApp, 256<<10))
+}
 
 // What hosts with many regions live by.
 func TestAllocations(t *testing.T) {

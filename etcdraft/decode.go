@@ -20,10 +20,12 @@ var (
 	errRepeated  = errors.New("etcdraft: malformed message: two Raft messages inside")
 )
 
-// decoder parses RaftMessages into messages of fresh memory.
+// decoder parses RaftMessages into messages of fresh memory, or of the memory
+// that they came in if that is given away.
 type decoder struct {
 	generation generation
 	fields     fields
+	given      bool // nobody else knows the data that is being decoded: the message may keep it
 }
 
 // fields is what a first look at the body of a message finds: the scalars, and
@@ -62,7 +64,12 @@ func (d *decoder) decode(data []byte) (header Header, message *raftpb.Message, e
 	err = d.fields.scan(body)
 	if err == nil {
 		envelope.Type, envelope.HasMessage = eraftpb.MessageType(d.fields.kind), true
-		message, err = d.build()
+		if d.given {
+			message, err = d.buildGiven(len(data))
+		}
+		if message == nil && err == nil {
+			message, err = d.build()
+		}
 	}
 	d.fields.context, d.fields.rest, d.fields.snapshot = nil, nil, nil
 	if err == nil {
@@ -197,13 +204,17 @@ func (f *fields) scanSnapshot(tag uint64, data []byte) ([]byte, error) {
 	return data, nil
 }
 
+// cost is what a copy of the message takes, without its snapshot.
+func (f *fields) cost() int {
+	return messageBytes + f.entries*(entryBytes+pointerBytes) + f.entryData + len(f.context)
+}
+
 // build makes the message of what scan found. A message that is small, with all
 // it holds, takes its memory from the generation; a large one has its own, but
 // for its small entries.
 func (d *decoder) build() (*raftpb.Message, error) {
 	f := &d.fields
-	cost := messageBytes + f.entries*(entryBytes+pointerBytes) + f.entryData + len(f.context)
-	small := cost <= largeBytes && f.snapshot == nil
+	small := f.cost() <= largeBytes && f.snapshot == nil
 	var message *raftpb.Message
 	var scalars *messageScalars
 	if small {
@@ -229,25 +240,13 @@ func (d *decoder) build() (*raftpb.Message, error) {
 		message.Entries = make([]*raftpb.Entry, f.entries)
 	}
 	rest := f.rest
-	for i := 0; i < len(message.Entries); {
-		tag, data, err := varint(rest)
-		if err != nil {
+	var entry entryFields
+	for i := range message.Entries {
+		var err error
+		if rest, err = entry.next(rest); err != nil {
 			return nil, err
 		}
-		if tag>>3 != 7 {
-			if rest, err = skip(tag, data); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		var encoded []byte
-		if encoded, rest, err = bytesField(tag, data); err != nil {
-			return nil, err
-		}
-		if message.Entries[i], err = d.entry(encoded, small); err != nil {
-			return nil, err
-		}
-		i++
+		message.Entries[i] = d.entry(&entry, small)
 	}
 	return message, nil
 }
@@ -274,60 +273,6 @@ func present(field **uint64, value *uint64) {
 	if *value != 0 {
 		*field = value
 	}
-}
-
-// entry parses one entry, into reserved memory or else into what suits its size.
-func (d *decoder) entry(encoded []byte, reserved bool) (*raftpb.Entry, error) {
-	var kind, term, index uint64
-	var payload []byte
-	for len(encoded) > 0 {
-		tag, data, err := varint(encoded)
-		if err != nil {
-			return nil, err
-		}
-		switch tag >> 3 {
-		case 1:
-			kind, data, err = varintField(tag, data)
-		case 2:
-			term, data, err = varintField(tag, data)
-		case 3:
-			index, data, err = varintField(tag, data)
-		case 4:
-			payload, data, err = bytesField(tag, data)
-		default:
-			data, err = skip(tag, data)
-		}
-		if err != nil {
-			return nil, err
-		}
-		encoded = data
-	}
-	large := !reserved && entryBytes+len(payload) > largeBytes
-	var entry *raftpb.Entry
-	var scalars *entryScalars
-	switch {
-	case large:
-		entry, scalars = new(raftpb.Entry), new(entryScalars)
-	case reserved:
-		entry, scalars = d.generation.entry()
-	default:
-		d.generation.reserve(0, 1, 0, len(payload))
-		entry, scalars = d.generation.entry()
-	}
-	scalars.kind, scalars.term, scalars.index = raftpb.EntryType(int32(kind)), term, index
-	if scalars.kind != 0 {
-		entry.Type = &scalars.kind
-	}
-	present(&entry.Term, &scalars.term)
-	present(&entry.Index, &scalars.index)
-	if len(payload) > 0 {
-		if large {
-			entry.Data = append([]byte(nil), payload...)
-		} else {
-			entry.Data = d.generation.copy(payload)
-		}
-	}
-	return entry, nil
 }
 
 // varint reads one varint and returns what follows it.

@@ -28,7 +28,7 @@ func NewReceiver(handler Handler) func() raftmux.Receiver {
 // maxKeptMessages bounds the list that a receiver keeps between batches.
 const maxKeptMessages = 1024
 
-// receiver implements raftmux.Receiver.
+// receiver implements raftmux.Keeper.
 type receiver struct {
 	handler  Handler
 	decoder  decoder
@@ -48,6 +48,13 @@ func (r *receiver) Decode(data []byte) (raftmux.Envelope, error) {
 	}
 	r.received = append(r.received, received{header, message})
 	return envelope, nil
+}
+
+// DecodeGiven implements raftmux.Keeper.
+func (r *receiver) DecodeGiven(data []byte) (raftmux.Envelope, error) {
+	r.decoder.given = true
+	defer func() { r.decoder.given = false }()
+	return r.Decode(data)
 }
 
 // Deliver implements raftmux.Receiver.

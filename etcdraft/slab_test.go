@@ -1,12 +1,15 @@
 package etcdraft
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"runtime"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/raftmux/raftmux"
 )
 
 // randomAppend returns a MsgApp of any shape: few or many entries, small or large.
@@ -15,7 +18,12 @@ func randomAppend(random *rand.Rand) *raftpb.Message {
 	m.Entries = nil
 	m.Context = make([]byte, random.IntN(2)*random.IntN(300))
 	many, long := 1+random.IntN(4), 1+random.IntN(300)
-	switch random.IntN(8) {
+	switch random.IntN(10) {
+	case 8:
+		many, long = 1, 40000+random.IntN(20000)
+	case 9:
+		many, long = 1, 300000
+		m.Context = make([]byte, random.IntN(30000))
 	case 0:
 		many = 1 + random.IntN(2000)
 	case 1:
@@ -43,9 +51,24 @@ func randomAppend(random *rand.Rand) *raftpb.Message {
 // comes, and what it has is its own: nothing that the host appends to it, or
 // writes to it, shows elsewhere.
 func TestReceiveOwnership(t *testing.T) {
-	random := rand.New(rand.NewPCG(1, 2))
 	handler := new(keeper)
 	receiver := NewReceiver(handler)()
+	testOwnership(t, handler, receiver, receiver.Decode)
+}
+
+// C22, too, of messages that lie in memory that was given to the receiver.
+func TestReceiveGivenOwnership(t *testing.T) {
+	handler := new(keeper)
+	receiver := NewReceiver(handler)()
+	testOwnership(t, handler, receiver, func(frame []byte) (raftmux.Envelope, error) {
+		return receiver.(raftmux.Keeper).DecodeGiven(bytes.Clone(frame))
+	})
+}
+
+func testOwnership(
+	t *testing.T, handler *keeper, receiver raftmux.Receiver, decode func([]byte) (raftmux.Envelope, error),
+) {
+	random := rand.New(rand.NewPCG(1, 2))
 	var sent []*raftpb.Message
 	for range 30 {
 		var frames [][]byte
@@ -58,7 +81,7 @@ func TestReceiveOwnership(t *testing.T) {
 				}}
 			}
 			frame := encode(simpleHeader, m)
-			if _, err := receiver.Decode(frame); err != nil {
+			if _, err := decode(frame); err != nil {
 				t.Fatal(err)
 			}
 			sent, frames = append(sent, m), append(frames, frame)
@@ -97,9 +120,9 @@ func TestReceivePins(t *testing.T) {
 	const limit = 64 << 10
 	random := rand.New(rand.NewPCG(3, 4))
 	worst := 0
-	for round := range 200 {
+	for round := range 400 {
 		before := live()
-		kept, own := keepOne(t, random)
+		kept, own := keepOne(t, random, round%2 == 1)
 		pinned := live() - before - own
 		runtime.KeepAlive(kept)
 		if pinned > limit {
@@ -112,15 +135,21 @@ func TestReceivePins(t *testing.T) {
 
 // keepOne receives a number of messages and returns one part of one of them, and
 // how many bytes it has itself.
-func keepOne(t *testing.T, random *rand.Rand) (kept any, own int) {
+func keepOne(t *testing.T, random *rand.Rand, given bool) (kept any, own int) {
 	handler := new(keeper)
 	receiver := NewReceiver(handler)()
+	decode := receiver.Decode
+	if given {
+		decode = func(frame []byte) (raftmux.Envelope, error) {
+			return receiver.(raftmux.Keeper).DecodeGiven(bytes.Clone(frame))
+		}
+	}
 	for range 5 + random.IntN(100) {
 		m := randomAppend(random)
 		if random.IntN(2) == 0 {
 			m = simple(raftpb.MsgHeartbeat, 0)
 		}
-		if _, err := receiver.Decode(encode(simpleHeader, m)); err != nil {
+		if _, err := decode(encode(simpleHeader, m)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -46,77 +45,6 @@ func (o *Outgoing) Free() {
 	o.Buffers = nil
 }
 
-// Incoming receives an encoded message by RecvMsg. It holds a reference to the
-// memory in which the message lies until Release, or until the next RecvMsg
-// into it, which releases what it held. It is not for concurrent use.
-type Incoming struct {
-	// Pool gives the memory for messages that come in several pieces. Default
-	// gRPC's.
-	Pool mem.BufferPool
-
-	buf    mem.Buffer
-	poison bool // buf is wholly ours, and this is a test
-}
-
-// Bytes returns the message. The bytes are read-only and valid until Release
-// or the next RecvMsg; behind that they may at any time become another
-// message's.
-func (in *Incoming) Bytes() []byte {
-	if in.buf == nil {
-		return nil
-	}
-	return in.buf.ReadOnlyData()
-}
-
-// Release gives the memory back. Doing it again does nothing. In tests the
-// bytes are overwritten first, so that whoever kept them notices.
-func (in *Incoming) Release() {
-	if in.buf == nil {
-		return
-	}
-	if in.poison {
-		Poison(in.buf.ReadOnlyData())
-	}
-	in.buf.Free()
-	in.buf, in.poison = nil, false
-}
-
-// foreignCodec is what another codec than Codec is made to say of an *Incoming.
-// gRPC sends it to the peer before the handler can say anything else.
-const foreignCodec = "this grpc.Server was built without raftmux.GRPCServerOptions(); pass them to grpc.NewServer"
-
-// Reset does nothing. With the three methods after it, it makes a message of an
-// Incoming for gRPC's own codec, so that its error is Unmarshal's.
-func (*Incoming) Reset() {}
-
-// String returns nothing.
-func (*Incoming) String() string { return "" }
-
-// ProtoMessage marks a message.
-func (*Incoming) ProtoMessage() {}
-
-// Unmarshal fails with what a host has to do about it.
-func (*Incoming) Unmarshal([]byte) error { return errors.New(foreignCodec) }
-
-// receive takes a reference of its own to data, made contiguous.
-func (in *Incoming) receive(data mem.BufferSlice) {
-	in.Release()
-	pool := in.Pool
-	if pool == nil {
-		pool = mem.DefaultBufferPool()
-	}
-	switch {
-	case len(data) != 1:
-		// Copied, into memory that nobody else knows.
-		in.buf, in.poison = data.MaterializeToBuffer(pool), Poisoning()
-	case Poisoning():
-		// A single buffer is shared with gRPC and may not be overwritten.
-		in.buf, in.poison = mem.Copy(data[0].ReadOnlyData(), pool), true
-	default:
-		in.buf = data.MaterializeToBuffer(pool)
-	}
-}
-
 // Marshal implements encoding.CodecV2.
 func (Codec) Marshal(v any) (mem.BufferSlice, error) {
 	if o, ok := v.(*Outgoing); ok {
@@ -137,7 +65,7 @@ func (Codec) Marshal(v any) (mem.BufferSlice, error) {
 // Unmarshal implements encoding.CodecV2.
 func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if in, ok := v.(*Incoming); ok {
-		in.receive(data)
+		in.receive(data, Poisoning())
 		return nil
 	}
 	// gRPC's order: a codec of the old interface goes first, if the host

@@ -24,7 +24,8 @@ type DecoderOptions struct {
 // have one per stream.
 //
 // Owned (the default): a result is wholly the receiver's, for ever. It shares
-// no byte with the body and its memory is never used again. Results are cut
+// no byte with the body, save one that was given away (DecodeGiven), and its
+// memory is never used again. Results are cut
 // from slabs, but in such a way that one pointer into a result, kept alone,
 // keeps no more than 64 KiB alive beyond what it leads to by itself.
 //
@@ -38,6 +39,7 @@ type Decoder struct {
 	lease  lease      // lent mode's slabs
 	shared generation // owned mode's slabs, for small messages
 	group  entryGroup // owned mode's slabs, for the entries of one large message
+	given  given      // owned mode's, for a large message that keeps its body
 
 	poison   bool                         // Reset overwrites what it takes back
 	fallback []*raft_serverpb.RaftMessage // lent, made by generated code; kept only to be poisoned
@@ -51,6 +53,7 @@ const (
 	modeShared             // from the shared generation
 	modeGroup              // from the group of entries
 	modePlain              // from Go, each on its own
+	modeGiven              // the body's own, as far as it may be kept
 )
 
 // sharedLimit is the length of a body up to which a message shares slabs with

@@ -24,6 +24,7 @@ func newDecoders() decoders {
 		"owned":           NewDecoder(DecoderOptions{}),
 		"lent":            NewDecoder(DecoderOptions{Lent: true}),
 		"lent unpoisoned": unpoisoned,
+		"given":           NewDecoder(DecoderOptions{}),
 	}
 }
 
@@ -42,7 +43,11 @@ func (ds decoders) check(t failer, body []byte) {
 		// Behind the body lies what nobody may read or write.
 		memory := append(bytes.Clone(body), "behind"...)
 		in := memory[:len(body)]
-		got, err := d.Decode(in)
+		decode := d.Decode
+		if name == "given" {
+			decode = func(body []byte) (*raft_serverpb.RaftMessage, error) { return decodeAsGiven(d, body) }
+		}
+		got, err := decode(in)
 		if (err == nil) != (wantErr == nil) {
 			t.Fatalf("%s: %x: got error %v, want %v", name, body, err, wantErr)
 		}
@@ -59,7 +64,7 @@ func (ds decoders) check(t failer, body []byte) {
 			t.Fatalf("%s: %x: the body was changed", name, body)
 		}
 		checkClipped(t, got, want)
-		if d.lent {
+		if d.lent || name == "given" {
 			continue
 		}
 		Poison(memory)
@@ -67,6 +72,14 @@ func (ds decoders) check(t failer, body []byte) {
 			t.Fatalf("%s: %x: the message shares memory with the body", name, body)
 		}
 	}
+}
+
+// decodeAsGiven is DecodeGiven without a lower limit for the body's length.
+func decodeAsGiven(d *Decoder, body []byte) (*raft_serverpb.RaftMessage, error) {
+	if m := d.decodeGiven(body); m != nil {
+		return m, nil
+	}
+	return d.Decode(body)
 }
 
 // checkClipped fails if appending to a slice of m could overwrite what isn't

@@ -10,9 +10,11 @@
 //     batch is built by concatenation and taken apart by slicing.
 //   - the codec (codec.go): a gRPC codec that hands [Outgoing] bytes to gRPC
 //     and received bytes to [Incoming] as they are, and treats every other
-//     message exactly as gRPC's own codec does.
+//     message exactly as gRPC's own codec does. A batch comes in pieces of 16
+//     KiB, across which its frames are read (pieces.go).
 //   - the decoder (decode.go): raft_serverpb.RaftMessage bodies into kvproto's
-//     types, either owned by the receiver or lent until the next Reset.
+//     types, either owned by the receiver or lent until the next Reset. An
+//     owned message may lie in a body that was given away (given.go).
 //
 // # What is exact
 //

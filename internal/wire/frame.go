@@ -84,10 +84,13 @@ func (e *FrameError) Unwrap() error { return e.Reason }
 //
 // It accepts and refuses a batch as kvproto's generated
 // tikvpb.BatchRaftMessage.Unmarshal does, save that it doesn't look into the
-// bodies: a body that is malformed costs only itself.
+// bodies: a body that is malformed costs only itself. Incoming.Frames reads in
+// the same way a batch that came in several pieces, and copies what it must.
 type FrameReader struct {
-	batch    []byte
-	pos      int
+	batch []byte // the piece of the batch that is being read
+	pos   int    // in it
+	more  more   // what comes behind it
+
 	observed uint64
 	hasTime  bool
 	err      error
@@ -97,19 +100,28 @@ type FrameReader struct {
 // bodies that it yields are in use.
 func ReadFrames(batch []byte) FrameReader { return FrameReader{batch: batch} }
 
-// Next returns the next message's body, a slice of the batch that cannot grow
-// into what follows it, or false at the end of the batch or at the first broken
-// field, which Err then tells apart.
+// Next returns the next message's body, a slice that cannot grow into what
+// follows it, or false at the end of the batch or at the first broken field,
+// which Err then tells apart.
 func (r *FrameReader) Next() ([]byte, bool) {
-	for r.pos < len(r.batch) && r.err == nil {
+	r.more.given = false
+	for r.err == nil && (r.pos < len(r.batch) || r.nextPiece()) {
 		if r.batch[r.pos] == msgsTag {
 			if body, end := delimited(r.batch, r.pos+1); end != overrun {
 				r.pos = end
+				if r.more.give && len(body) > sharedLimit {
+					body = r.inPlace(body)
+				}
+				return body, true
+			}
+		}
+		if len(r.more.pieces) > 0 {
+			if body, ok := r.across(); ok {
 				return body, true
 			}
 		}
 		if body, ok := r.field(); ok {
-			return body, true
+			return r.inPlace(body), true
 		}
 	}
 	return nil, false
@@ -125,8 +137,8 @@ func (r *FrameReader) ObservedTime() (unixNano int64, ok bool) {
 	return int64(r.observed), r.hasTime
 }
 
-// field takes the field at pos, whatever it is. It answers true if that was a
-// message.
+// field takes the field at pos, whatever it is, if no other piece comes behind
+// this one. It answers true if that was a message.
 func (r *FrameReader) field() ([]byte, bool) {
 	b, start := r.batch, r.pos
 	wire, i, err := readVarint(b, start)
@@ -165,7 +177,7 @@ func (r *FrameReader) field() ([]byte, bool) {
 }
 
 func (r *FrameReader) fail(reason error) bool {
-	r.err = &FrameError{Offset: r.pos, Reason: reason}
+	r.err = &FrameError{Offset: r.more.before + r.pos, Reason: reason}
 	return false
 }
 

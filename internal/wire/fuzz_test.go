@@ -31,9 +31,12 @@ func FuzzReadFrames(f *testing.F) {
 	f.Fuzz(func(t *testing.T, batch []byte) { checkFrames(t, batch) })
 }
 
-// checkFrames compares FrameReader with tikvpb.BatchRaftMessage.Unmarshal.
+// checkFrames compares FrameReader with tikvpb.BatchRaftMessage.Unmarshal, and
+// reading the batch in pieces with reading it in one.
 func checkFrames(t failer, batch []byte) {
 	t.Helper()
+	checkPieces(t, batch, anyCuts(batch))
+	checkPieces(t, batch, everyCut(batch))
 	frames := ReadFrames(batch)
 	var bodies [][]byte
 	outer := bytes.Clone(batch) // batch with bodies that the generated code accepts

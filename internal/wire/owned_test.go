@@ -38,6 +38,7 @@ func TestDecodeAllocations(t *testing.T) {
 		{"append 1K", append1K, 0, 1.3},
 		{"append 4K", func(i uint64) *raft_serverpb.RaftMessage { return appendOf(i, 1, 4<<10) }, 0, 1.5},
 		{"append 16K", append16K, 0, 6},
+		{"append 10 x 4K", func(i uint64) *raft_serverpb.RaftMessage { return appendOf(i, 10, 4<<10) }, 0, 8},
 		{"append 10 x 50", func(i uint64) *raft_serverpb.RaftMessage { return appendOf(i, 10, 50) }, 0, 0.7},
 		{"append 128 x 100", func(i uint64) *raft_serverpb.RaftMessage { return appendOf(i, 128, 100) }, 0, 7},
 	} {
@@ -144,6 +145,13 @@ var pins = map[string]func(*raft_serverpb.RaftMessage, int) any{
 		}
 		return (*eraftpb.Entry)(nil)
 	},
+	"context": func(m *raft_serverpb.RaftMessage, i int) any { return m.GetMessage().GetContext() },
+	"entry's context": func(m *raft_serverpb.RaftMessage, i int) any {
+		if es := m.GetMessage().GetEntries(); len(es) > 0 {
+			return es[i%len(es)].Context
+		}
+		return []byte(nil)
+	},
 	"data": func(m *raft_serverpb.RaftMessage, i int) any {
 		if es := m.GetMessage().GetEntries(); len(es) > 0 {
 			return es[i%len(es)].Data
@@ -177,7 +185,11 @@ func streams() map[string][]*raft_serverpb.RaftMessage {
 	for i := range empty.Message.Entries {
 		empty.Message.Entries[i] = new(eraftpb.Entry)
 	}
+	besides := appendOf(1, 1, 300<<10)
+	besides.StartKey, besides.Message.Context = make([]byte, 10<<10), make([]byte, 9<<10)
+	besides.Message.Entries[0].Context = make([]byte, 4<<10)
 	return map[string][]*raft_serverpb.RaftMessage{
+		"much besides data":     {besides, beat, appendOf(1, 1, 60<<10), appendOf(1, 1, 40<<10)},
 		"heartbeats":            {beat},
 		"small appends":         {appendOf(1, 1, 128)},
 		"8K appends":            {appendOf(1, 1, 8000)},
@@ -193,7 +205,6 @@ func streams() map[string][]*raft_serverpb.RaftMessage {
 // C22: what is kept alone of an owned message keeps at most 64 KiB alive beyond
 // what it leads to by itself.
 func TestOwnedPinsLittle(t *testing.T) {
-	const kept = 24
 	for name, messages := range streams() {
 		var bodies [][]byte
 		for _, m := range messages {
@@ -201,44 +212,56 @@ func TestOwnedPinsLittle(t *testing.T) {
 		}
 		for pin, take := range pins {
 			t.Run(fmt.Sprintf("%s/%s", name, pin), func(t *testing.T) {
-				keep := make([]any, 0, kept)
-				before := live()
-				d := NewDecoder(DecoderOptions{})
-				for i := range kept {
-					// Wherever in a generation it lies, nothing near it is kept.
-					for n, size := 0, 0; n < 150 && size < 200<<10; n++ {
-						decodeOne(t, d, bodies[0])
-						size += len(bodies[0])
-					}
-					for j, body := range bodies {
-						m := decodeOne(t, d, body)
-						if (i+j)%len(bodies) == 0 {
-							keep = append(keep, take(m, i*7))
-						}
-					}
-				}
-				after := live()
-				own := 0
-				for _, v := range keep {
-					own += reach(reflect.ValueOf(v), 0)
-				}
-				// Go rounds allocations up, by an eighth at most.
-				beyond := int(after-before) - own - own/8
-				if after > before && beyond/len(keep) > 64<<10 {
-					t.Errorf("%d kept pointers keep %d bytes alive each, beyond %d of their own",
-						len(keep), beyond/len(keep), own/len(keep))
-				}
-				runtime.KeepAlive(keep)
-				runtime.KeepAlive(bodies)
+				testPins(t, bodies, take, (*Decoder).Decode)
+			})
+			t.Run(fmt.Sprintf("%s/%s/given", name, pin), func(t *testing.T) {
+				testPins(t, bodies, take, func(d *Decoder, body []byte) (*raft_serverpb.RaftMessage, error) {
+					return d.DecodeGiven(clone(body))
+				})
 			})
 		}
 	}
 }
 
-func decodeOne(t *testing.T, d *Decoder, body []byte) *raft_serverpb.RaftMessage {
-	m, err := d.Decode(body)
-	if err != nil {
-		t.Fatal(err)
+func testPins(
+	t *testing.T, bodies [][]byte, take func(*raft_serverpb.RaftMessage, int) any,
+	decode func(*Decoder, []byte) (*raft_serverpb.RaftMessage, error),
+) {
+	const kept = 24
+	decodeOne := func(d *Decoder, body []byte) *raft_serverpb.RaftMessage {
+		m, err := decode(d, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
 	}
-	return m
+	keep := make([]any, 0, kept)
+	before := live()
+	d := NewDecoder(DecoderOptions{})
+	for i := range kept {
+		// Wherever in a generation it lies, nothing near it is kept.
+		for n, size := 0, 0; n < 150 && size < 200<<10; n++ {
+			decodeOne(d, bodies[0])
+			size += len(bodies[0])
+		}
+		for j, body := range bodies {
+			m := decodeOne(d, body)
+			if (i+j)%len(bodies) == 0 {
+				keep = append(keep, take(m, i*7))
+			}
+		}
+	}
+	after := live()
+	own := 0
+	for _, v := range keep {
+		own += reach(reflect.ValueOf(v), 0)
+	}
+	// Go rounds allocations up, by an eighth at most.
+	beyond := int(after-before) - own - own/8
+	if after > before && beyond/len(keep) > 64<<10 {
+		t.Errorf("%d kept pointers keep %d bytes alive each, beyond %d of their own",
+			len(keep), beyond/len(keep), own/len(keep))
+	}
+	runtime.KeepAlive(keep)
+	runtime.KeepAlive(bodies)
 }

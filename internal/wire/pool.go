@@ -12,9 +12,9 @@ const (
 	largestPooled  = 24 // 16 MiB
 )
 
-// Pool keeps memory for what is received in several pieces and made contiguous.
+// Pool keeps memory for what is received in several pieces and needed in one.
 // gRPC's own pool clears what it hands out, a MiB for a message of 33 KiB; this
-// one does not, for a message covers all of its buffer, and goes by powers of two.
+// one does not, for nothing is read that was not written, and goes by powers of two.
 // Its zero value is ready, and safe for concurrent use.
 type Pool struct {
 	classes [largestPooled + 1]sync.Pool

@@ -30,6 +30,8 @@ func (d *Decoder) bytes(b []byte) []byte {
 		return d.shared.bytes(b)
 	case d.mode == modeGroup:
 		return d.group.bytes(b)
+	case d.mode == modeGiven:
+		return d.given.bytes(b)
 	}
 	return clone(b)
 }
@@ -43,8 +45,11 @@ func clone(b []byte) []byte {
 
 // newEntry returns a zero entry, or nil when the slabs are used up.
 func (d *Decoder) newEntry() *eraftpb.Entry {
-	if d.mode == modeLent {
+	switch d.mode {
+	case modeLent:
 		return d.lease.entry(d.poison)
+	case modeGiven:
+		return d.given.entry()
 	}
 	return d.shared.entry()
 }
@@ -57,6 +62,8 @@ func (d *Decoder) growEntries(list []*eraftpb.Entry, rest []byte) []*eraftpb.Ent
 		return d.lease.growList(list)
 	case modeShared:
 		return d.shared.growList(list)
+	case modeGiven:
+		return d.given.list(list, rest)
 	}
 	return append(make([]*eraftpb.Entry, 0, len(list)+countEntries(rest)), list...)
 }
