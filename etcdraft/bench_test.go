@@ -126,3 +126,5 @@ func TestAllocations(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkReceiveAppend1K(b *testing.B) { benchmarkReceive(b, simple(raftpb.MsgApp, 1<<10)) }

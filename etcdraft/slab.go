@@ -27,7 +27,7 @@ const (
 	messagesPerSlab = 8192 / messageBytes
 	entriesPerSlab  = 4096 / entryBytes
 	pointersPerSlab = 512 / pointerBytes
-	bytesPerSlab    = 4096
+	bytesPerSlab    = 8192
 
 	messageBytes = int(unsafe.Sizeof(messageSlot{}))
 	entryBytes   = int(unsafe.Sizeof(entrySlot{}))
@@ -61,6 +61,7 @@ type entryScalars struct {
 // generation hands out memory. The zero value is one that is used up.
 type generation struct {
 	left     int // what may still be allocated
+	alike    int // how many messages like its first one a slab is for
 	messages []messageSlot
 	entries  []entrySlot
 	pointers []*raftpb.Entry
@@ -73,23 +74,28 @@ func (g *generation) reserve(messages, entries, pointers, bytes int) {
 	if g.grow(messages, entries, pointers, bytes) {
 		return
 	}
-	*g = generation{left: generationBytes}
+	*g = generation{left: generationBytes, alike: messagesPerSlab}
+	if entries > 0 {
+		all := max(1, generationBytes/(messages*messageBytes+entries*entryBytes+pointers*pointerBytes+bytes))
+		rounds := (all + messagesPerSlab - 1) / messagesPerSlab
+		g.alike = all / rounds
+	}
 	g.grow(messages, entries, pointers, bytes)
 }
 
 // grow allocates the slabs that lack room, if the generation can pay for all.
 func (g *generation) grow(messages, entries, pointers, bytes int) bool {
 	charge := 0
-	if messages = lacking(messages, len(g.messages), messagesPerSlab); messages > 0 {
+	if messages = g.lacking(messages, len(g.messages), messagesPerSlab); messages > 0 {
 		charge += messages * messageBytes
 	}
-	if entries = lacking(entries, len(g.entries), entriesPerSlab); entries > 0 {
+	if entries = g.lacking(entries, len(g.entries), entriesPerSlab); entries > 0 {
 		charge += entries * entryBytes
 	}
-	if pointers = lacking(pointers, len(g.pointers), pointersPerSlab); pointers > 0 {
+	if pointers = g.lacking(pointers, len(g.pointers), pointersPerSlab); pointers > 0 {
 		charge += pointers * pointerBytes
 	}
-	if bytes = lacking(bytes, len(g.bytes), bytesPerSlab); bytes > 0 {
+	if bytes = g.lacking(bytes, len(g.bytes), bytesPerSlab); bytes > 0 {
 		charge += bytes
 	}
 	if charge > g.left {
@@ -111,12 +117,14 @@ func (g *generation) grow(messages, entries, pointers, bytes int) bool {
 	return true
 }
 
-// lacking returns the length of the slab to allocate, 0 if there is room.
-func lacking(need, room, slab int) int {
+// lacking returns the length of the slab to allocate, 0 if there is room. The
+// slabs of a generation are for the same number of messages, so that they run out
+// together: what is left over is lost with the generation.
+func (g *generation) lacking(need, room, slab int) int {
 	if need <= room {
 		return 0
 	}
-	return max(need, slab)
+	return need * max(1, min(slab/need, g.alike))
 }
 
 // The following hand out what was reserved.
