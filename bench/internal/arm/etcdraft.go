@@ -9,7 +9,8 @@ import (
 )
 
 // etcdraftArm is this library under package etcdraft: messages of go.etcd.io/raft
-// go in and come out, and are the receiver's to keep.
+// go in and come out, and are the receiver's to keep. Entries of that library never
+// change once they are made, so large payloads are referred to.
 func etcdraftArm() Arm {
 	return Arm{
 		Name: "raftmux etcdraft",
@@ -19,7 +20,7 @@ func etcdraftArm() Arm {
 			})
 		},
 		Dial: func(o DialOptions) (Sender, error) {
-			sender, err := dialRaftmux(o, nil)
+			sender, err := dialRaftmux(o, referLarge)
 			if err != nil {
 				return nil, err
 			}

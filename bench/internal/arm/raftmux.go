@@ -39,17 +39,16 @@ func raftmuxArm(name string, m mode) Arm {
 			})
 		},
 		Dial: func(o DialOptions) (Sender, error) {
-			return dialRaftmux(o, func(options *raftmux.ClientOptions) {
-				if m == referring {
-					options.ReferToPayloads = referTo
-				}
-			})
+			if m == referring {
+				return dialRaftmux(o, referLarge)
+			}
+			return dialRaftmux(o, nil)
 		},
 	}
 }
 
-// referTo is the size from which on payloads are referred to.
-const referTo = 8 << 10
+// referLarge lets large payloads be referred to.
+func referLarge(o *raftmux.ClientOptions) { o.ReferToPayloads = 8 << 10 }
 
 // grpcReceiver is one gRPC server for each store.
 type grpcReceiver struct {
