@@ -41,7 +41,12 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		case err != nil && theirErr == nil:
-			t.Fatalf("refused: %v", err)
+			// Google's protobuf refuses field numbers, in a snapshot, that kvproto
+			// takes for unknown ones.
+			if snapshots == 0 {
+				t.Fatalf("refused: %v", err)
+			}
+			return
 		case err == nil && theirErr != nil:
 			// A snapshot is parsed by google's protobuf, for which a field with
 			// a wrong wire type is an unknown one.
