@@ -215,42 +215,52 @@ func TestPartialsAreDiscardedInTime(t *testing.T) {
 }
 
 // Another snapshot than the one that broke off isn't mixed with it, even if all
-// that its message says is the same.
+// that its message says is the same; and the message that is delivered is the one
+// that came with the last of the data, even if the data is the same.
 func TestResumesOnlyTheSame(t *testing.T) {
 	t.Parallel()
 	const size = 3 << 20
 	for name, change := range map[string]func(m *raft_serverpb.RaftMessage){
-		"bytes": func(*raft_serverpb.RaftMessage) {},
-		"index": func(m *raft_serverpb.RaftMessage) { m.Message.Snapshot.Metadata.Index++ },
-		"term":  func(m *raft_serverpb.RaftMessage) { m.Message.Snapshot.Metadata.Term++ },
+		"nothing":      func(*raft_serverpb.RaftMessage) {},
+		"index":        func(m *raft_serverpb.RaftMessage) { m.Message.Snapshot.Metadata.Index++ },
+		"term":         func(m *raft_serverpb.RaftMessage) { m.Message.Snapshot.Metadata.Term++ },
+		"message term": func(m *raft_serverpb.RaftMessage) { m.Message.Term++ },
+		"sender":       func(m *raft_serverpb.RaftMessage) { rig.From(m, here, m.FromPeer.Id+1) },
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := newStore(t)
-			proxy := rig.NewProxy(t, s.address)
-			source := memory{7: random(1, size)}
-			sender := newSender(t, source)
-			ask := snapshot.PrecheckRequest{RegionID: 7, PeerID: 27, StoreID: there}
-			if _, err := sender.Precheck(context.Background(), proxy.Addr(), ask); err != nil {
-				t.Fatal(err)
-			}
-			proxy.CutAfter(2<<20 + 50_000)
-			if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, size)); err == nil {
-				t.Fatal("a cut transfer succeeded")
-			}
-			s.quiet(t)
-			proxy.CutAfter(-1)
-			source[7] = random(2, size)
-			m := message(7, size)
-			change(m)
-			if err := sender.SendSnapshot(context.Background(), proxy.Addr(), m); err != nil {
-				t.Fatal(err)
-			}
-			s.expect(t, 7, source[7])
-			if left := s.files(t, ".tmp"); len(left) != 0 {
-				t.Errorf("left: %v", left)
-			}
-		})
+		for bytes, seed := range map[string]uint64{"same bytes": 1, "other bytes": 2} {
+			t.Run(name+", "+bytes, func(t *testing.T) {
+				t.Parallel()
+				s := newStore(t)
+				proxy := rig.NewProxy(t, s.address)
+				source := memory{7: random(1, size)}
+				sender := newSender(t, source)
+				ask := snapshot.PrecheckRequest{RegionID: 7, PeerID: 27, StoreID: there}
+				if _, err := sender.Precheck(context.Background(), proxy.Addr(), ask); err != nil {
+					t.Fatal(err)
+				}
+				proxy.CutAfter(2<<20 + 50_000)
+				if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, size)); err == nil {
+					t.Fatal("a cut transfer succeeded")
+				}
+				s.quiet(t)
+				proxy.CutAfter(-1)
+				source[7] = random(seed, size)
+				m := message(7, size)
+				change(m)
+				if err := sender.SendSnapshot(context.Background(), proxy.Addr(), m); err != nil {
+					t.Fatal(err)
+				}
+				s.expect(t, 7, source[7])
+				for _, got := range s.host.of(7) {
+					if got.message.String() != m.String() {
+						t.Errorf("%v came, and %v was delivered", m, got.message)
+					}
+				}
+				if left := s.files(t, ".tmp"); len(left) != 0 {
+					t.Errorf("left: %v", left)
+				}
+			})
+		}
 	}
 }
 

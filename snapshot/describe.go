@@ -19,10 +19,12 @@ type description struct {
 	forBalance  bool
 }
 
-// key is what tells one snapshot from another.
+// key is what tells one snapshot from another. The message is part of it: Raft
+// ignores one of an earlier term or of another leader, whatever data it has.
 type key struct {
-	regionID, peerID uint64
-	term, index      uint64
+	regionID, peerID        uint64
+	term, index             uint64 // the snapshot's
+	fromPeerID, messageTerm uint64
 }
 
 // describe reads a snapshot message. Its error wraps ErrInvalid and names what
@@ -36,6 +38,9 @@ func describe(message *raft_serverpb.RaftMessage) (description, error) {
 			peerID:   message.GetToPeer().GetId(),
 			term:     metadata.GetTerm(),
 			index:    metadata.GetIndex(),
+
+			fromPeerID:  message.GetFromPeer().GetId(),
+			messageTerm: body.GetTerm(),
 		},
 		fromStoreID: message.GetFromPeer().GetStoreId(),
 		toStoreID:   message.GetToPeer().GetStoreId(),
