@@ -291,3 +291,51 @@ func TestLearnsWhoResumes(t *testing.T) {
 		t.Errorf("%d bytes were sent again", carried)
 	}
 }
+
+// What a sender knows of a receiver isn't forgotten over an attempt that ends
+// before the receiver could say anything.
+func TestRemembersWhoResumes(t *testing.T) {
+	t.Parallel()
+	const size = 4 << 20
+	want := random(7, size)
+	for name, fail := range map[string]func(*rig.Proxy) *raft_serverpb.RaftMessage{
+		"refused": func(*rig.Proxy) *raft_serverpb.RaftMessage { // in trailers, without headers
+			m := message(7, size)
+			m.ToPeer.StoreId = 9
+			return m
+		},
+		"cut": func(proxy *rig.Proxy) *raft_serverpb.RaftMessage {
+			proxy.CutAfter(300)
+			return message(7, size)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t)
+			proxy := rig.NewProxy(t, s.address)
+			sender := newSender(t, memory{7: want})
+			ask := snapshot.PrecheckRequest{RegionID: 7, PeerID: 27, StoreID: there}
+			if _, err := sender.Precheck(context.Background(), proxy.Addr(), ask); err != nil {
+				t.Fatal(err)
+			}
+			proxy.CutAfter(3<<20 + 50_000)
+			if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, size)); err == nil {
+				t.Fatal("a cut transfer succeeded")
+			}
+			s.quiet(t)
+			if err := sender.SendSnapshot(context.Background(), proxy.Addr(), fail(proxy)); err == nil {
+				t.Fatal("the second attempt succeeded")
+			}
+			s.quiet(t)
+			proxy.CutAfter(-1)
+			before := proxy.Stats().CarriedUp
+			if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, size)); err != nil {
+				t.Fatal(err)
+			}
+			s.expect(t, 7, want)
+			if carried := proxy.Stats().CarriedUp - before; carried > 3<<20 {
+				t.Errorf("%d bytes were sent again", carried)
+			}
+		})
+	}
+}
