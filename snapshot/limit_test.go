@@ -328,6 +328,26 @@ func TestLimiterChanges(t *testing.T) {
 	s.expect(t, 7, want)
 }
 
+// A deadline doesn't lift the limit: a transfer that it is too short for ends with it.
+func TestLimiterAndDeadline(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	const size = 4 << 20
+	sender := newSender(t, memory{7: random(1, size)}, func(o *snapshot.SenderOptions) {
+		o.Limiter = snapshot.NewLimiter(1) // after a burst of 1 MiB: weeks
+	})
+	// Behind the burst the next byte would take a second.
+	ctx, cancel := context.WithTimeout(context.Background(), 900*time.Millisecond)
+	defer cancel()
+	if err := sender.SendSnapshot(ctx, s.address, message(7, size)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("ended with %v", err)
+	}
+	s.quiet(t)
+	if len(s.host.of(7)) != 0 {
+		t.Error("it was sent faster than it may be")
+	}
+}
+
 // Closed ends take nothing.
 func TestClosed(t *testing.T) {
 	t.Parallel()
