@@ -5,6 +5,8 @@ import (
 
 	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+
+	"github.com/raftmux/raftmux/internal/wire"
 )
 
 // unknownSize stands for a size that nobody has said.
@@ -65,13 +67,11 @@ func describe(message *raft_serverpb.RaftMessage) (description, error) {
 		return d, fmt.Errorf("%w: %s", ErrInvalid, problem)
 	}
 	// What is not TiKV's RaftSnapshotData is the host's own affair.
-	var data raft_serverpb.RaftSnapshotData
-	if data.Unmarshal(body.GetSnapshot().GetData()) == nil {
-		d.forBalance = data.GetMeta().GetForBalance()
-		if size := data.GetFileSize(); size > 0 {
-			if d.size = int64(size); d.size < 0 {
-				return d, fmt.Errorf("%w: its file_size is %d", ErrInvalid, size)
-			}
+	data := wire.SnapshotData(d.regionID, body.GetSnapshot().GetData())
+	d.forBalance = data.GetMeta().GetForBalance()
+	if size := data.GetFileSize(); size > 0 {
+		if d.size = int64(size); d.size < 0 {
+			return d, fmt.Errorf("%w: its file_size is %d", ErrInvalid, size)
 		}
 	}
 	return d, nil
