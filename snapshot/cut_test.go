@@ -214,6 +214,22 @@ func TestPartialsAreDiscardedInTime(t *testing.T) {
 	})
 }
 
+// breakOff sends a message, and cuts the connection after so many bytes. The sender
+// knows that the receiver can resume.
+func (s *store) breakOff(t testing.TB, sender *snapshot.Sender, proxy *rig.Proxy, m *raft_serverpb.RaftMessage, after int64) {
+	t.Helper()
+	ask := snapshot.PrecheckRequest{RegionID: m.RegionId, PeerID: m.ToPeer.Id, StoreID: there}
+	if _, err := sender.Precheck(t.Context(), proxy.Addr(), ask); err != nil {
+		t.Fatal(err)
+	}
+	proxy.CutAfter(after)
+	if err := sender.SendSnapshot(t.Context(), proxy.Addr(), m); err == nil {
+		t.Fatal("a cut transfer succeeded")
+	}
+	s.quiet(t)
+	proxy.CutAfter(-1)
+}
+
 // Another snapshot than the one that broke off isn't mixed with it, even if all
 // that its message says is the same; and the message that is delivered is the one
 // that came with the last of the data, even if the data is the same.
@@ -234,16 +250,7 @@ func TestResumesOnlyTheSame(t *testing.T) {
 				proxy := rig.NewProxy(t, s.address)
 				source := memory{7: random(1, size)}
 				sender := newSender(t, source)
-				ask := snapshot.PrecheckRequest{RegionID: 7, PeerID: 27, StoreID: there}
-				if _, err := sender.Precheck(context.Background(), proxy.Addr(), ask); err != nil {
-					t.Fatal(err)
-				}
-				proxy.CutAfter(2<<20 + 50_000)
-				if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, size)); err == nil {
-					t.Fatal("a cut transfer succeeded")
-				}
-				s.quiet(t)
-				proxy.CutAfter(-1)
+				s.breakOff(t, sender, proxy, message(7, size), 2<<20 + 50_000)
 				source[7] = random(seed, size)
 				m := message(7, size)
 				change(m)
@@ -314,15 +321,7 @@ func TestRemembersWhoResumes(t *testing.T) {
 			s := newStore(t)
 			proxy := rig.NewProxy(t, s.address)
 			sender := newSender(t, memory{7: want})
-			ask := snapshot.PrecheckRequest{RegionID: 7, PeerID: 27, StoreID: there}
-			if _, err := sender.Precheck(context.Background(), proxy.Addr(), ask); err != nil {
-				t.Fatal(err)
-			}
-			proxy.CutAfter(3<<20 + 50_000)
-			if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, size)); err == nil {
-				t.Fatal("a cut transfer succeeded")
-			}
-			s.quiet(t)
+			s.breakOff(t, sender, proxy, message(7, size), 3<<20 + 50_000)
 			if err := sender.SendSnapshot(context.Background(), proxy.Addr(), fail(proxy)); err == nil {
 				t.Fatal("the second attempt succeeded")
 			}
@@ -337,5 +336,32 @@ func TestRemembersWhoResumes(t *testing.T) {
 				t.Errorf("%d bytes were sent again", carried)
 			}
 		})
+	}
+}
+
+// A sink that is asked anew, because the sender doesn't have what was kept, may
+// have the snapshot by then: that is no failure.
+func TestHaveItAnew(t *testing.T) {
+	t.Parallel()
+	const size = 3 << 20
+	asked := 0
+	into := &sink{create: func(context.Context) error {
+		if asked++; asked > 1 {
+			return snapshot.ErrHave
+		}
+		return nil
+	}}
+	s := newStore(t, withSink(into))
+	proxy := rig.NewProxy(t, s.address)
+	source := memory{7: random(1, size)}
+	sender := newSender(t, source)
+	s.breakOff(t, sender, proxy, message(7, size), 2<<20 + 50_000)
+	source[7] = random(2, size)
+	if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, size)); err != nil {
+		t.Error(err)
+	}
+	s.quiet(t)
+	if asked != 2 || !into.idle() {
+		t.Errorf("the sink was asked %d times, or a Writer has not ended", asked)
 	}
 }

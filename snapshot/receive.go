@@ -136,7 +136,9 @@ func (in *incoming) admit(d description, message *raft_serverpb.RaftMessage, fir
 	if err := in.answerHeaders(); err != nil {
 		return err
 	}
-	if err := in.data(t, first); err != nil {
+	if err := in.data(t, first); in.writer == nil && errors.Is(err, ErrHave) {
+		return in.stream.SendMsg(&raft_serverpb.Done{}) // it was asked anew
+	} else if err != nil {
 		return err
 	}
 	t.enter(Committing)
