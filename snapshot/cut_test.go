@@ -250,7 +250,7 @@ func TestResumesOnlyTheSame(t *testing.T) {
 				proxy := rig.NewProxy(t, s.address)
 				source := memory{7: random(1, size)}
 				sender := newSender(t, source)
-				s.breakOff(t, sender, proxy, message(7, size), 2<<20 + 50_000)
+				s.breakOff(t, sender, proxy, message(7, size), 2<<20+50_000)
 				source[7] = random(seed, size)
 				m := message(7, size)
 				change(m)
@@ -321,7 +321,7 @@ func TestRemembersWhoResumes(t *testing.T) {
 			s := newStore(t)
 			proxy := rig.NewProxy(t, s.address)
 			sender := newSender(t, memory{7: want})
-			s.breakOff(t, sender, proxy, message(7, size), 3<<20 + 50_000)
+			s.breakOff(t, sender, proxy, message(7, size), 3<<20+50_000)
 			if err := sender.SendSnapshot(context.Background(), proxy.Addr(), fail(proxy)); err == nil {
 				t.Fatal("the second attempt succeeded")
 			}
@@ -355,7 +355,7 @@ func TestHaveItAnew(t *testing.T) {
 	proxy := rig.NewProxy(t, s.address)
 	source := memory{7: random(1, size)}
 	sender := newSender(t, source)
-	s.breakOff(t, sender, proxy, message(7, size), 2<<20 + 50_000)
+	s.breakOff(t, sender, proxy, message(7, size), 2<<20+50_000)
 	source[7] = random(2, size)
 	if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, size)); err != nil {
 		t.Error(err)
