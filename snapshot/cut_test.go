@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -334,6 +335,51 @@ func TestRemembersWhoResumes(t *testing.T) {
 			s.expect(t, 7, want)
 			if carried := proxy.Stats().CarriedUp - before; carried > 3<<20 {
 				t.Errorf("%d bytes were sent again", carried)
+			}
+		})
+	}
+}
+
+// A late stream for an older snapshot doesn't cost what is kept of a newer one.
+func TestKeepsTheNewer(t *testing.T) {
+	t.Parallel()
+	const size = 4 << 20
+	for name, change := range map[string]func(m *raft_serverpb.RaftMessage){
+		"index": func(m *raft_serverpb.RaftMessage) { m.Message.Snapshot.Metadata.Index-- },
+		"term":  func(m *raft_serverpb.RaftMessage) { m.Message.Snapshot.Metadata.Term-- },
+		"leader": func(m *raft_serverpb.RaftMessage) { // had applied more, and was deposed
+			rig.From(m, here, m.FromPeer.Id+1).Message.Term--
+			m.Message.Snapshot.Metadata.Index++
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t)
+			proxy := rig.NewProxy(t, s.address)
+			source := memory{7: random(1, size)}
+			sender := newSender(t, source)
+			s.breakOff(t, sender, proxy, message(7, size), 3<<20+50_000)
+			kept := s.files(t, ".tmp")
+
+			old := message(7, size)
+			change(old)
+			source[7] = random(2, size)
+			s.breakOff(t, sender, proxy, old, 2<<20+50_000)
+			if left := s.files(t, ".tmp"); len(kept) != 1 || !slices.Contains(left, kept[0]) {
+				t.Errorf("of %v these are kept: %v", kept, left)
+			}
+
+			source[7] = random(1, size)
+			before := proxy.Stats().CarriedUp
+			if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, size)); err != nil {
+				t.Fatal(err)
+			}
+			s.expect(t, 7, source[7])
+			if carried := proxy.Stats().CarriedUp - before; carried > 3<<20 {
+				t.Errorf("%d bytes were sent again", carried)
+			}
+			if left := s.files(t, ".tmp"); len(left) != 0 {
+				t.Errorf("left: %v", left)
 			}
 		})
 	}

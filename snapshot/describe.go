@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/pingcap/kvproto/pkg/eraftpb"
@@ -27,6 +28,16 @@ type key struct {
 	regionID, peerID        uint64
 	term, index             uint64 // the snapshot's
 	fromPeerID, messageTerm uint64
+}
+
+// newer says whether Raft prefers k's snapshot to another one for the same peer: a
+// later leader's is, however far it goes, and of one leader's the later one.
+func (k key) newer(than key) bool {
+	return cmp.Or(
+		cmp.Compare(k.messageTerm, than.messageTerm),
+		cmp.Compare(k.term, than.term),
+		cmp.Compare(k.index, than.index),
+	) > 0
 }
 
 // describe reads a snapshot message. Its error wraps ErrInvalid and names what

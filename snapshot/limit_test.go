@@ -284,10 +284,14 @@ func TestComesAgain(t *testing.T) {
 	first, second := make(chan error, 1), make(chan error, 1)
 	go func() { first <- sender.SendSnapshot(context.Background(), s.address, message(7, size)) }()
 	<-began
-	old := message(7, size)
+	old, deposed := message(7, size), message(7, size)
 	old.Message.Snapshot.Metadata.Term--
-	if err := sender.SendSnapshot(context.Background(), s.address, old); err == nil || !strings.Contains(err.Error(), "newer snapshot") {
-		t.Errorf("an older one: %v", err)
+	deposed.Message.Term--
+	deposed.Message.Snapshot.Metadata.Index++
+	for _, m := range []*raft_serverpb.RaftMessage{old, deposed} {
+		if err := sender.SendSnapshot(context.Background(), s.address, m); err == nil || !strings.Contains(err.Error(), "newer snapshot") {
+			t.Errorf("an older one: %v", err)
+		}
 	}
 	go func() { second <- sender.SendSnapshot(context.Background(), s.address, message(7, size)) }()
 	if err := <-first; status.Code(errors.Unwrap(err)) != codes.Aborted {

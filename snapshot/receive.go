@@ -173,8 +173,8 @@ func (in *incoming) supersede(t *transfer) error {
 		switch {
 		case old == nil:
 			return nil
-		case old.term > t.term || old.term == t.term && old.index > t.index:
-			return fmt.Errorf("%w: term %d, index %d", errNewer, old.term, old.index)
+		case old.newer(t.key):
+			return fmt.Errorf("%w: term %d, index %d, sent in term %d", errNewer, old.term, old.index, old.messageTerm)
 		case !old.is(Committing):
 			old.cancel(errSuperseded)
 		}
