@@ -12,6 +12,8 @@ import (
 	"math/big"
 	"net"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -237,6 +239,60 @@ func TestS13ConnectTimeout(t *testing.T) {
 	if l, _, _ := h.ledger(there); l.Dropped["connect"] != 1 {
 		t.Errorf("ledger %+v", l)
 	}
+}
+
+// C12: a connection that is cut off just when it is made has failed, and is made
+// anew after the backoff, not after ConnectTimeout.
+func TestC12CutInTheGreeting(t *testing.T) {
+	t.Parallel()
+	const attempts = 200 // in some of them gRPC sees the end before it is ready
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var accepted atomic.Int64
+	var greeting sync.WaitGroup
+	greeting.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			accepted.Add(1)
+			greetAndLeave(conn)
+		}
+	})
+	t.Cleanup(func() { _ = listener.Close(); greeting.Wait() })
+	h := newSending(t, func(o *raftmux.ClientOptions) {
+		o.ConnectTimeout, o.BackoffStep = time.Hour, time.Millisecond
+	})
+	h.resolver.Set(there, listener.Addr().String())
+	s := h.sender(t)
+	rig.Eventually(t, rig.WaitTimeout, func() bool {
+		sendAll(t, s, rig.Ack(1, there, 2))
+		return accepted.Load() >= attempts
+	}, "%d attempts", attempts)
+}
+
+// greetAndLeave is a server that takes a connection and closes it at once: without
+// a reset, so that its greeting is read.
+func greetAndLeave(conn net.Conn) {
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(rig.WaitTimeout))
+	if _, err := io.ReadFull(conn, make([]byte, len(http2.ClientPreface))); err != nil {
+		return
+	}
+	framer := http2.NewFramer(conn, conn)
+	for { // the settings, and the connection's window
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			return
+		}
+		if _, last := frame.(*http2.WindowUpdateFrame); last {
+			break
+		}
+	}
+	_ = framer.WriteSettings()
 }
 
 // S13, C15: keepalive reaches gRPC: a connection whose other end has vanished

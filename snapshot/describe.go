@@ -1,10 +1,13 @@
 package snapshot
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+
+	"github.com/raftmux/raftmux/internal/wire"
 )
 
 // unknownSize stands for a size that nobody has said.
@@ -19,10 +22,22 @@ type description struct {
 	forBalance  bool
 }
 
-// key is what tells one snapshot from another.
+// key is what tells one snapshot from another. The message is part of it: Raft
+// ignores one of an earlier term or of another leader, whatever data it has.
 type key struct {
-	regionID, peerID uint64
-	term, index      uint64
+	regionID, peerID        uint64
+	term, index             uint64 // the snapshot's
+	fromPeerID, messageTerm uint64
+}
+
+// newer says whether Raft prefers k's snapshot to another one for the same peer: a
+// later leader's is, however far it goes, and of one leader's the later one.
+func (k key) newer(than key) bool {
+	return cmp.Or(
+		cmp.Compare(k.messageTerm, than.messageTerm),
+		cmp.Compare(k.term, than.term),
+		cmp.Compare(k.index, than.index),
+	) > 0
 }
 
 // describe reads a snapshot message. Its error wraps ErrInvalid and names what
@@ -36,6 +51,9 @@ func describe(message *raft_serverpb.RaftMessage) (description, error) {
 			peerID:   message.GetToPeer().GetId(),
 			term:     metadata.GetTerm(),
 			index:    metadata.GetIndex(),
+
+			fromPeerID:  message.GetFromPeer().GetId(),
+			messageTerm: body.GetTerm(),
 		},
 		fromStoreID: message.GetFromPeer().GetStoreId(),
 		toStoreID:   message.GetToPeer().GetStoreId(),
@@ -60,13 +78,11 @@ func describe(message *raft_serverpb.RaftMessage) (description, error) {
 		return d, fmt.Errorf("%w: %s", ErrInvalid, problem)
 	}
 	// What is not TiKV's RaftSnapshotData is the host's own affair.
-	var data raft_serverpb.RaftSnapshotData
-	if data.Unmarshal(body.GetSnapshot().GetData()) == nil {
-		d.forBalance = data.GetMeta().GetForBalance()
-		if size := data.GetFileSize(); size > 0 {
-			if d.size = int64(size); d.size < 0 {
-				return d, fmt.Errorf("%w: its file_size is %d", ErrInvalid, size)
-			}
+	data := wire.SnapshotData(d.regionID, body.GetSnapshot().GetData())
+	d.forBalance = data.GetMeta().GetForBalance()
+	if size := data.GetFileSize(); size > 0 {
+		if d.size = int64(size); d.size < 0 {
+			return d, fmt.Errorf("%w: its file_size is %d", ErrInvalid, size)
 		}
 	}
 	return d, nil

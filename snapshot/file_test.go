@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
@@ -120,6 +121,37 @@ func TestHaveIt(t *testing.T) {
 	}
 	if got := s.host.of(7); len(got) != 3 || len(s.files(t, "")) != 1 {
 		t.Errorf("delivered %d times, %v", len(got), s.files(t, ""))
+	}
+}
+
+// A host that fails to take a snapshot is left with its file only if it was given
+// that before.
+func TestHostRefuses(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	const size = 5000
+	want := random(1, size)
+	sender := newSender(t, memory{7: want})
+	for i, test := range []struct {
+		refuse           error
+		files, delivered int
+	}{
+		{errors.New("not now"), 0, 0},
+		{nil, 1, 1},
+		{errors.New("not now"), 1, 1},
+		{nil, 1, 2},
+	} {
+		s.host.mu.Lock()
+		s.host.refuse = test.refuse
+		s.host.mu.Unlock()
+		err := sender.SendSnapshot(context.Background(), s.address, message(7, size))
+		if (err == nil) != (test.refuse == nil) || err != nil && !strings.Contains(err.Error(), "the host refused it: not now") {
+			t.Errorf("attempt %d: %v", i, err)
+		}
+		s.quiet(t)
+		if files := s.files(t, ""); len(files) != test.files || len(s.host.of(7)) != test.delivered {
+			t.Errorf("attempt %d: %v are there, delivered %d times", i, files, len(s.host.of(7)))
+		}
 	}
 }
 

@@ -22,12 +22,13 @@ type FileStoreOptions struct {
 	Dir string
 	// Deliver hands the host a snapshot that is complete: the message, to be
 	// stepped into Raft, and the file with its data, which is the host's to remove
-	// when it has been applied. If it fails the file is removed and the sender is
-	// told that the snapshot failed. It is called by several goroutines at once.
-	// The ctx ends if the sender goes away.
+	// when it has been applied. If it fails the sender is told that the snapshot
+	// failed, and the file is removed, unless it was there before. It is called
+	// by several goroutines at once. The ctx ends if the sender goes away.
 	//
 	// The same snapshot may be delivered again, with the same path, if it is sent
-	// again while its file is still there.
+	// again while its file is still there. That file is the host's already, which
+	// may be reading it: it stays, even if the host fails this time.
 	Deliver func(ctx context.Context, message *raft_serverpb.RaftMessage, path string) error
 }
 
@@ -86,9 +87,9 @@ func (s *FileStore) CreateSnapshot(ctx context.Context, message *raft_serverpb.R
 	path := filepath.Join(s.options.Dir, fmt.Sprintf("%d-%d-%d-%d%s", d.regionID, d.peerID, d.term, d.index, extension))
 	switch stat, err := os.Stat(path); {
 	case err == nil && (d.size == unknownSize || d.size == stat.Size()):
-		// A complete file has its name, and no other file has it.
+		// A complete file has its name, and no other file has it. It is the host's.
 		if err := s.options.Deliver(ctx, message, path); err != nil {
-			return nil, err
+			return nil, refused(err)
 		}
 		return nil, ErrHave
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
@@ -113,7 +114,9 @@ func (w *fileWriter) Commit(ctx context.Context) error {
 		return err
 	}
 	if err := w.store.options.Deliver(ctx, w.message, w.Path()); err != nil {
-		return errors.Join(fmt.Errorf("the host refused it: %w", err), remove(w.Path()))
+		return errors.Join(refused(err), remove(w.Path()))
 	}
 	return nil
 }
+
+func refused(err error) error { return fmt.Errorf("the host refused it: %w", err) }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/pingcap/kvproto/pkg/metapb"
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 	"google.golang.org/grpc"
 
@@ -39,13 +40,19 @@ func message(region uint64, size int) *raft_serverpb.RaftMessage {
 	m := rig.Snapshot(region, there, 20+region, 0)
 	m.Message.Snapshot.Data = nil
 	if size >= 0 {
-		data, err := (&raft_serverpb.RaftSnapshotData{FileSize: uint64(size), Meta: &raft_serverpb.SnapshotMeta{}}).Marshal()
-		if err != nil {
-			panic(err)
-		}
-		m.Message.Snapshot.Data = data
+		m.Message.Snapshot.Data = encoded(raft_serverpb.RaftSnapshotData{
+			Region: &metapb.Region{Id: region}, FileSize: uint64(size), Meta: &raft_serverpb.SnapshotMeta{},
+		})
 	}
 	return m
+}
+
+func encoded(data raft_serverpb.RaftSnapshotData) []byte {
+	b, err := data.Marshal()
+	if err != nil {
+		panic(err)
+	}
+	return b
 }
 
 // memory is a Source of bytes, by region.

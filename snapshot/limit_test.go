@@ -284,10 +284,14 @@ func TestComesAgain(t *testing.T) {
 	first, second := make(chan error, 1), make(chan error, 1)
 	go func() { first <- sender.SendSnapshot(context.Background(), s.address, message(7, size)) }()
 	<-began
-	old := message(7, size)
+	old, deposed := message(7, size), message(7, size)
 	old.Message.Snapshot.Metadata.Term--
-	if err := sender.SendSnapshot(context.Background(), s.address, old); err == nil || !strings.Contains(err.Error(), "newer snapshot") {
-		t.Errorf("an older one: %v", err)
+	deposed.Message.Term--
+	deposed.Message.Snapshot.Metadata.Index++
+	for _, m := range []*raft_serverpb.RaftMessage{old, deposed} {
+		if err := sender.SendSnapshot(context.Background(), s.address, m); err == nil || !strings.Contains(err.Error(), "newer snapshot") {
+			t.Errorf("an older one: %v", err)
+		}
 	}
 	go func() { second <- sender.SendSnapshot(context.Background(), s.address, message(7, size)) }()
 	if err := <-first; status.Code(errors.Unwrap(err)) != codes.Aborted {
@@ -326,6 +330,26 @@ func TestLimiterChanges(t *testing.T) {
 		t.Error(err)
 	}
 	s.expect(t, 7, want)
+}
+
+// A deadline doesn't lift the limit: a transfer that it is too short for ends with it.
+func TestLimiterAndDeadline(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	const size = 4 << 20
+	sender := newSender(t, memory{7: random(1, size)}, func(o *snapshot.SenderOptions) {
+		o.Limiter = snapshot.NewLimiter(1) // after a burst of 1 MiB: weeks
+	})
+	// Behind the burst the next byte would take a second.
+	ctx, cancel := context.WithTimeout(context.Background(), 900*time.Millisecond)
+	defer cancel()
+	if err := sender.SendSnapshot(ctx, s.address, message(7, size)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("ended with %v", err)
+	}
+	s.quiet(t)
+	if len(s.host.of(7)) != 0 {
+		t.Error("it was sent faster than it may be")
+	}
 }
 
 // Closed ends take nothing.

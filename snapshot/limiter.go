@@ -45,22 +45,33 @@ func (l *Limiter) chunk() int {
 	return max(minChunkSize, int(limit/chunksPerSecond))
 }
 
+// stepsPerSecond is how often, about, a transfer that waits looks for a new limit.
+const stepsPerSecond = 10
+
 // wait waits until n bytes may leave, and returns how long that took. It waits
-// in steps of a tenth of a second, so that a new limit is soon felt.
+// in steps of a tenth of a second, so that a new limit is soon felt. It fails only
+// when the context has ended, with its cause: a limit that leaves no hope before
+// the deadline may be lifted.
 func (l *Limiter) wait(ctx context.Context, n int) (time.Duration, error) {
 	if l.rate.Limit() == rate.Inf {
-		return 0, ctx.Err()
+		return 0, context.Cause(ctx)
 	}
 	start := time.Now()
 	for n > 0 {
 		step := min(n, minChunkSize)
-		if tenth := l.rate.Limit() / 10; tenth < minChunkSize {
+		if tenth := l.rate.Limit() / stepsPerSecond; tenth < minChunkSize {
 			step = min(step, max(1, int(tenth)))
 		}
-		if err := l.rate.WaitN(ctx, step); err != nil {
-			return time.Since(start), context.Cause(ctx)
+		if l.rate.WaitN(ctx, step) == nil {
+			n -= step
+			continue
 		}
-		n -= step
+		// Either it is over, or WaitN foresees that it will be, and hasn't waited.
+		select {
+		case <-ctx.Done():
+			return time.Since(start), context.Cause(ctx)
+		case <-time.After(time.Second / stepsPerSecond):
+		}
 	}
 	return time.Since(start), nil
 }

@@ -62,10 +62,10 @@ func (ps *partials) expire(p *partial) {
 }
 
 // take returns what is kept of a snapshot, or nil, and discards what is kept of
-// others for the same peer.
+// others for the same peer, unless they are newer: then k's stream is a late one.
 func (ps *partials) take(k key, size int64) (found *partial) {
-	same := func(p *partial) bool { return p.regionID == k.regionID && p.peerID == k.peerID }
-	for _, p := range ps.remove(same) {
+	over := func(p *partial) bool { return p.regionID == k.regionID && p.peerID == k.peerID && !p.newer(k) }
+	for _, p := range ps.remove(over) {
 		if p.key == k && p.size == size && found == nil {
 			found = p
 			continue

@@ -23,7 +23,7 @@ type Data interface {
 	io.ReaderAt
 	io.Closer
 	// Size returns the number of bytes. If the message names a file_size (in its
-	// RaftSnapshotData), that must be the same.
+	// RaftSnapshotData, which names the region, too), that must be the same.
 	Size() int64
 }
 

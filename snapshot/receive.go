@@ -136,7 +136,9 @@ func (in *incoming) admit(d description, message *raft_serverpb.RaftMessage, fir
 	if err := in.answerHeaders(); err != nil {
 		return err
 	}
-	if err := in.data(t, first); err != nil {
+	if err := in.data(t, first); in.writer == nil && errors.Is(err, ErrHave) {
+		return in.stream.SendMsg(&raft_serverpb.Done{}) // it was asked anew
+	} else if err != nil {
 		return err
 	}
 	t.enter(Committing)
@@ -171,8 +173,8 @@ func (in *incoming) supersede(t *transfer) error {
 		switch {
 		case old == nil:
 			return nil
-		case old.term > t.term || old.term == t.term && old.index > t.index:
-			return fmt.Errorf("%w: term %d, index %d", errNewer, old.term, old.index)
+		case old.newer(t.key):
+			return fmt.Errorf("%w: term %d, index %d, sent in term %d", errNewer, old.term, old.index, old.messageTerm)
 		case !old.is(Committing):
 			old.cancel(errSuperseded)
 		}

@@ -77,9 +77,10 @@ func (s *Sender) open(ctx context.Context, client *grpc.ClientConn, key, value s
 
 // learn remembers whether the receiver can resume, which the headers of a stream
 // that is over say. What a receiver says first may come with its Done only, so
-// a first transfer doesn't wait for it.
+// a first transfer doesn't wait for it. A stream that ended without headers has
+// neither headers nor an error, and says nothing.
 func (s *Sender) learn(stream grpc.ClientStream, address string) {
-	if header, err := stream.Header(); err == nil {
+	if header, err := stream.Header(); err == nil && header != nil {
 		s.setResumes(address, len(header.Get(wire.SnapshotOffsetKey)) > 0)
 	}
 }

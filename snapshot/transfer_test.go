@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/pingcap/kvproto/pkg/metapb"
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+
 	"github.com/raftmux/raftmux"
 	"github.com/raftmux/raftmux/snapshot"
 )
@@ -41,5 +44,33 @@ func TestArrives(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// What a host puts into a snapshot's data is its own affair, even if it can be read
+// as a RaftSnapshotData: only one of the same region, and of its usual size, is.
+func TestHostsOwnData(t *testing.T) {
+	t.Parallel()
+	const size = 5000
+	want := random(7, size)
+	region := &metapb.Region{Id: 7}
+	for name, own := range map[string][]byte{
+		"text":           []byte("a host's own"),
+		"no region":      encoded(raft_serverpb.RaftSnapshotData{FileSize: 1}),
+		"another region": encoded(raft_serverpb.RaftSnapshotData{FileSize: 1, Region: &metapb.Region{Id: 8}}),
+		"negative":       encoded(raft_serverpb.RaftSnapshotData{FileSize: 1 << 63}),
+		"large":          encoded(raft_serverpb.RaftSnapshotData{FileSize: 1, Region: region, Data: []*raft_serverpb.KeyValue{{Value: make([]byte, 1<<20)}}}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t)
+			sender := newSender(t, memory{7: want})
+			m := message(7, -1)
+			m.Message.Snapshot.Data = own
+			if err := sender.SendSnapshot(context.Background(), s.address, m); err != nil {
+				t.Fatal(err)
+			}
+			s.expect(t, 7, want)
+		})
 	}
 }

@@ -80,15 +80,24 @@ func ParseSnapshotPrecheck(text string) (SnapshotPrecheck, error) {
 	return SnapshotPrecheck{RegionID: region, PeerID: peer, StoreID: store, ForBalance: balance}, nil
 }
 
-// ForWitness says whether a snapshot's data is the RaftSnapshotData of a witness's
-// snapshot in that region. A host's own bytes won't name the region there.
-func ForWitness(regionID uint64, snapshotData []byte) bool {
+// SnapshotData reads a snapshot's data as TiKV's RaftSnapshotData, and returns nil
+// if it isn't one of that region. A host's own bytes won't name the region there.
+func SnapshotData(regionID uint64, snapshotData []byte) *raft_serverpb.RaftSnapshotData {
 	if len(snapshotData) > maxSnapshotData {
-		return false
+		return nil
 	}
-	var data raft_serverpb.RaftSnapshotData
-	return data.Unmarshal(snapshotData) == nil && data.GetMeta().GetForWitness() &&
-		data.GetRegion().GetId() == regionID && len(data.GetData()) == 0
+	data := new(raft_serverpb.RaftSnapshotData)
+	if data.Unmarshal(snapshotData) != nil || data.GetRegion().GetId() != regionID {
+		return nil
+	}
+	return data
+}
+
+// ForWitness says whether a snapshot's data is the RaftSnapshotData of a witness's
+// snapshot in that region.
+func ForWitness(regionID uint64, snapshotData []byte) bool {
+	data := SnapshotData(regionID, snapshotData)
+	return data.GetMeta().GetForWitness() && len(data.GetData()) == 0
 }
 
 // maxSnapshotData bounds what is parsed as RaftSnapshotData: a region, and a few
