@@ -150,6 +150,23 @@ func TestHistoryWithAReplacementIsLinearizable(t *testing.T) {
 	})
 }
 
+// The same, while a store's peers are taken out of all regions and new ones put
+// in, and the store itself goes on.
+func TestHistoryWithAStoreThatGoesAndComesIsLinearizable(t *testing.T) {
+	c := newCluster(t, 3, Options{Regions: 6, RequestTimeout: 3 * time.Second})
+	checkHistory(t, c, func(_ *historians, progress func(more int, what string)) {
+		progress(1000, "operations before")
+		for region := uint64(1); region <= 6; region++ {
+			c.takeOut(region, 3)
+		}
+		progress(300, "operations while a store has no region")
+		for region := uint64(1); region <= 6; region++ {
+			c.putIn(region, 3)
+		}
+		progress(1000, "operations after that")
+	})
+}
+
 // historians are the clients by which a history is made, one for each store.
 type historians struct {
 	c       *cluster
