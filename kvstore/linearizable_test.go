@@ -136,7 +136,6 @@ func TestHistoryWithAReplacementIsLinearizable(t *testing.T) {
 		progress(500, "operations after the restart")
 		c.lose(3)
 		c.join(4)
-		<-c.stores[4].Ready()
 		h.move(3, 4)
 		eventually(t, 30*time.Second, "the order is given", func() bool {
 			_, err := c.stores[1].ReplaceStore(3, 4, c.peers[4])

@@ -176,11 +176,11 @@ func TestLostDisk(t *testing.T) {
 	delete(c.fs, 3)
 
 	c.join(4)
-	<-c.stores[4].Ready()
 	regions, err := c.stores[1].ReplaceStore(3, 4, c.peers[4])
 	if err != nil || regions != 12 {
 		t.Fatalf("replace: %d regions, %v", regions, err)
 	}
+	<-c.stores[4].Ready()
 	for region := uint64(1); region <= 12; region++ {
 		c.waitRole(4, region, roleVoter)
 		d, err := c.stores[4].Peers(region)
@@ -210,11 +210,11 @@ func TestLostDisk(t *testing.T) {
 	delete(c.fs, 4)
 
 	c.join(5)
-	<-c.stores[5].Ready()
 	eventually(t, 30*time.Second, "the order is given", func() bool {
 		_, err := c.stores[2].ReplaceStore(4, 5, c.peers[5])
 		return err == nil
 	})
+	<-c.stores[5].Ready()
 	for region := uint64(1); region <= 12; region++ {
 		c.waitRole(5, region, roleVoter)
 	}
@@ -226,6 +226,28 @@ func TestLostDisk(t *testing.T) {
 		t.Errorf("key1 is %q", got)
 	}
 	c.checkEqual()
+}
+
+// A store whose disk is gone is refused, too, if it names no store that has heard of
+// it: one that has its peer in a descriptor says so, and one that has not knows others.
+func TestLostDiskOfAStoreThatNamesFew(t *testing.T) {
+	c := newCluster(t, 3, Options{Regions: 1})
+	c.join(4)
+	c.join(5)
+	<-c.stores[4].Ready()
+	<-c.stores[5].Ready()
+	c.putIn(1, 4)
+	c.waitRole(4, 1, roleVoter)
+	// Nor would the others hear of it later.
+	c.lose(4)
+	for name := range map[uint64]bool{1: true, 2: true, 3: true, 5: true} {
+		c.fs[4] = vfs.NewCrashableMem()
+		c.given[4] = map[uint64]string{4: c.peers[4], name: c.peers[name]}
+		c.start(4)
+		wantFailure(t, c.stores[4], ErrKnown, "store 4")
+		c.stop(4)
+		delete(c.fs, 4)
+	}
 }
 
 func wantFailure(t *testing.T, store *Store, is error, text string) {
@@ -260,7 +282,6 @@ func TestReplacementOutlivesLeaders(t *testing.T) {
 	}
 	c.lose(3)
 	c.join(4)
-	<-c.stores[4].Ready()
 	eventually(t, 30*time.Second, "the order is given", func() bool {
 		_, err := c.stores[1].ReplaceStore(3, 4, c.peers[4])
 		return err == nil

@@ -221,6 +221,7 @@ func (w *worker) collectSnapshot(r *region, ready *raft.Ready) error {
 		}
 	}
 	w.host.directory.retire(r.descriptor.Retired)
+	w.host.directory.fill(r.id, r.descriptor)
 	return nil
 }
 
