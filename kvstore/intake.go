@@ -264,9 +264,7 @@ func (w *worker) destroy(r *region) error {
 	r.close(fmt.Errorf("%w region %d has left store %d, the outcome of a write is unknown", ErrTryAgain, r.id, r.store))
 	r.dead = true
 	r.dropIncoming(w.host.files)
-	if r.outgoing != nil {
-		r.dropOutgoing(w.host.files)
-	}
+	r.orphanOutgoing(w.host.files)
 	delete(w.regions, r.id)
 	w.tombstones[r.id] = r.group.Self.ID
 	w.given[r.id] = lastGiven{write: r.writes.last, read: r.reads.last}

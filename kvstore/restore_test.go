@@ -294,3 +294,47 @@ func TestReplacementOutlivesLeaders(t *testing.T) {
 	}
 	c.checkEqual()
 }
+
+// heldDisk makes no snapshot to send before it may.
+type heldDisk struct{ begun, may chan struct{} }
+
+func (d *heldDisk) MaybeError(op errorfs.Op) error {
+	if op.Kind == errorfs.OpCreate && strings.Contains(op.Path, "send-") {
+		close(d.begun)
+		<-d.may
+	}
+	return nil
+}
+
+func (d *heldDisk) String() string { return "held disk" }
+
+// A peer that is destroyed while its snapshot is being written leaves no file.
+func TestSnapshotOfADestroyedPeer(t *testing.T) {
+	disk := &heldDisk{begun: make(chan struct{}), may: make(chan struct{})}
+	options := Options{StoreID: 1, Dir: "data", Peers: map[uint64]string{1: "127.0.0.1:0"}, Regions: 1, FS: errorfs.Wrap(vfs.NewMem(), disk)}
+	h, err := openHost(options.withDefaults())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.load(); err != nil {
+		t.Fatal(err)
+	}
+	w := h.workers[1%len(h.workers)]
+	r := w.regions[1]
+	if err := r.makeSnapshot(h.files); err != nil {
+		t.Fatal(err)
+	}
+	<-disk.begun
+	if err := w.destroy(r); err != nil {
+		t.Fatal(err)
+	}
+	close(disk.may)
+	h.files.running.Wait()
+	files, err := options.FS.List("data/snapshots")
+	if err != nil || len(files) > 0 {
+		t.Errorf("left of a snapshot that nobody wants: %v, %v", files, err)
+	}
+	if err := h.close(); err != nil {
+		t.Error(err)
+	}
+}
