@@ -180,6 +180,7 @@ func (r *region) restore(f *snapshotFiles, snapshot *raftpb.Snapshot, hardState 
 // reload reads what a restored snapshot changed.
 func (r *region) reload(db *pebble.DB, at position, hardState *raftpb.HardState) error {
 	r.log.restored(at, hardState)
+	r.barrier = 0
 	if r.outgoing != nil {
 		// It may be being written, and an excision doesn't spare what Pebble's
 		// snapshots see.

@@ -1,9 +1,11 @@
 package kvstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -344,4 +346,55 @@ func TestWritesThroughAPeerThatIsNewAgain(t *testing.T) {
 		}
 	}
 	c.checkEqual()
+}
+
+// Entries that take the place of a conf change take it away from the barrier.
+func TestBarrierShrinksWithTheLog(t *testing.T) {
+	entry := func(index uint64, kind raftpb.EntryType) *raftpb.Entry {
+		return &raftpb.Entry{Index: new(index), Type: kind.Enum()}
+	}
+	r := &region{applied: 7}
+	r.raiseBarrier([]*raftpb.Entry{entry(8, raftpb.EntryNormal), entry(9, raftpb.EntryNormal), entry(10, raftpb.EntryConfChange)})
+	if r.barrier != 10 || !r.changing() {
+		t.Errorf("the barrier is %d, behind a conf change at 10", r.barrier)
+	}
+	r.raiseBarrier([]*raftpb.Entry{entry(8, raftpb.EntryNormal)})
+	if r.applied = 8; r.barrier != 7 || r.changing() {
+		t.Errorf("the barrier is %d, and the log was cut at 8", r.barrier)
+	}
+}
+
+// While a change is under way the lead isn't given away: of two voters, the other
+// one might be the one that goes.
+func TestNoHandOverDuringAChange(t *testing.T) {
+	m := &meddler{}
+	c := newCluster(t, 2, Options{Regions: 1, RequestTimeout: 20 * time.Second, wrapTransport: m.wrap})
+	mustSet(t, c.stores[1], "key", "value")
+	eventually(t, 20*time.Second, "leaders", c.leadersHome)
+	leader := c.leaderOf(1)
+	other := 3 - leader.options.StoreID
+	peer := mustPeer(t, leader, 1, other)
+	var held, given atomic.Bool
+	m.mu.Lock()
+	m.take = func(message *raftpb.Message) bool {
+		if message.GetType() == raftpb.MsgTimeoutNow {
+			given.Store(true)
+		}
+		return held.Load() && message.GetType() == raftpb.MsgAppResp
+	}
+	m.mu.Unlock()
+	held.Store(true)
+	remove := leader.host.dispatch(leader.host.newChange(1, peerChange{kind: raftpb.ConfChangeRemoveNode, peer: peer.ID}))
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	leader.HandOver(ctx)
+	held.Store(false)
+	if err := (<-remove.done).err; err != nil {
+		t.Error(err)
+	}
+	if given.Load() {
+		t.Error("the lead was given away")
+	}
+	c.waitRole(other, 1, roleNone)
+	mustSet(t, leader, "key", "after")
 }

@@ -191,11 +191,7 @@ func (w *worker) collect(now time.Time) error {
 		if err := r.log.stage(w.applier.batch, ready.HardState, ready.Entries); err != nil {
 			return err
 		}
-		for _, entry := range ready.Entries {
-			if entry.GetType() == raftpb.EntryConfChange {
-				r.barrier = max(r.barrier, entry.GetIndex())
-			}
-		}
+		r.raiseBarrier(ready.Entries)
 		if err := w.applier.apply(r, ready.CommittedEntries); err != nil {
 			return err
 		}
