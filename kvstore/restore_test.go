@@ -238,7 +238,11 @@ func TestLostDiskOfAStoreThatNamesFew(t *testing.T) {
 	<-c.stores[5].Ready()
 	c.putIn(1, 4)
 	c.waitRole(4, 1, roleVoter)
-	// Nor would the others hear of it later.
+	for store := uint64(1); store <= 3; store++ {
+		eventually(t, 10*time.Second, "all in the region know of it", func() bool {
+			return c.stores[store].host.answer(question{Store: 4}).Met
+		})
+	}
 	c.lose(4)
 	for name := range map[uint64]bool{1: true, 2: true, 3: true, 5: true} {
 		c.fs[4] = vfs.NewCrashableMem()
