@@ -184,6 +184,7 @@ func (a *applier) describe(r *region, next *Descriptor) error {
 		}
 	}
 	a.directory.retire(next.Retired)
+	a.directory.fill(r.id, next)
 	r.describe(next)
 	return a.batch.Set(regionKey(r.id, partDescriptor), value, nil)
 }

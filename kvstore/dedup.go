@@ -18,7 +18,8 @@ import (
 //
 // A command is applied unless it is from an older start (nobody waits for it any more),
 // below low (applied, or given up by its store), or in the window. Then its own low
-// moves the row's up and trims the window. A store allows maxPending writes per region
+// moves the row's up and trims the window. The sequences of one start go on when the
+// store loses its peer of a region and gets another one, for the row outlives both. A store allows maxPending writes per region
 // that are not settled, a range that the window never exceeds; and there is one row per
 // store, so the table is bounded by stores x maxPending numbers, and usually holds one.
 
@@ -52,10 +53,11 @@ func (r *dedupRow) admit(id requestID, low uint64) bool {
 	return true
 }
 
-// has says whether a write of the row's incarnation was applied, or given up.
-func (r *dedupRow) has(sequence uint64) bool {
+// applied says whether a write of the row's incarnation was applied, if it isn't
+// settled. Of those below low nothing is known.
+func (r *dedupRow) applied(sequence uint64) bool {
 	_, found := slices.BinarySearch(r.window, sequence)
-	return found || sequence < r.low
+	return found
 }
 
 func (r *dedupRow) encode() []byte {

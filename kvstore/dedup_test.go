@@ -124,3 +124,20 @@ func TestCommandEncoding(t *testing.T) {
 		_, _ = decodeCommand(rapid.SliceOf(rapid.Byte()).Draw(t, "garbage")) // must not panic
 	})
 }
+
+// A restored row says of the sequences in its window that they were applied, and
+// nothing of those below it.
+func TestRestoredRowSettlesItsWindow(t *testing.T) {
+	r := &region{store: 1, dedup: map[uint64]*dedupRow{1: {incarnation: 1, low: 2, window: []uint64{3}}}}
+	r.writes.incarnation = 1
+	for range 4 {
+		r.writes.add(&request{op: opSet, done: make(chan answer, 1)})
+	}
+	writes := r.writes.pending
+	r.settleRestored()
+	for _, write := range writes {
+		if write.finished != (write.sequence == 3) {
+			t.Errorf("sequence %d: finished is %v", write.sequence, write.finished)
+		}
+	}
+}

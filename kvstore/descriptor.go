@@ -274,6 +274,8 @@ func (d *Descriptor) replacing(r Replacement) (*Descriptor, error) {
 		return d, nil // it is being done, or it is done
 	case under != nil && under.Old != r.Old && under.New != r.Old:
 		return nil, fmt.Errorf("%w store %d is being replaced by %d; wait for that", ErrTryAgain, under.Old, under.New)
+	case under != nil && under.New == r.Old && d.on(under.Old) != nil && d.on(r.Old) != nil:
+		return nil, fmt.Errorf("%w store %d is to be replaced by %d and is not out yet; wait for that", ErrTryAgain, under.Old, under.New)
 	}
 	next := d.clone()
 	next.Retired = retire(d.Retired, r.Old)

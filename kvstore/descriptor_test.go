@@ -83,6 +83,9 @@ func checkDescriptor(t *rapid.T, d *Descriptor, given map[uint64]bool) {
 			t.Fatalf("store %d twice, or peer %d both there and gone", peer.StoreID, peer.ID)
 		}
 		seen[peer.StoreID] = true
+		if slices.Contains(d.Retired, peer.StoreID) && (d.Replacement == nil || d.Replacement.Old != peer.StoreID) {
+			t.Fatalf("store %d is gone for good, has peer %d, and nobody is to take it out", peer.StoreID, peer.ID)
+		}
 	}
 	for id := range given {
 		if d.gone(id) == slices.ContainsFunc(d.Peers, func(p Peer) bool { return p.ID == id }) {
@@ -120,5 +123,25 @@ func checkAgainstRaft(t *rapid.T, before, after *Descriptor, c peerChange) {
 	progress.Config = config
 	if err := after.confState().Equivalent(progress.ConfState()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A substitute that has a peer already is lost before the store that it is for is out.
+func TestSubstituteIsReplacedTooEarly(t *testing.T) {
+	d := foundingDescriptor(1, []uint64{1, 2, 4}, map[uint64]string{1: "h:1", 2: "h:2", 4: "h:4"})
+	d, err := d.replacing(Replacement{Old: 1, New: 4, Address: "h:4"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := Replacement{Old: 4, New: 5, Address: "h:5"}
+	if _, err := d.replacing(next); !errors.Is(err, ErrTryAgain) {
+		t.Errorf("store 1 has a peer still, and another order is taken: %v", err)
+	}
+	d, err = d.with(peerChange{kind: raftpb.ConfChangeRemoveNode, peer: PeerID(1, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err = d.replacing(next); err != nil || *d.Replacement != next {
+		t.Errorf("store 1 is out: %+v, %v", d, err)
 	}
 }

@@ -28,6 +28,7 @@ type directory struct {
 	fixed   map[uint64]string // Options.Peers
 	learned map[uint64]string
 	met     map[uint64]bool
+	filled  map[uint64]bool // stores with a voter that began as a learner
 	retired map[uint64]bool
 	upSince map[uint64]time.Time
 	// onRetired is called, without the lock, when a store is found to be gone.
@@ -49,7 +50,7 @@ func directoryKey(row string, store uint64) []byte {
 func loadDirectory(db *pebble.DB, own uint64, peers map[uint64]string) (*directory, error) {
 	d := &directory{
 		own: own, fixed: maps.Clone(peers), onRetired: func(uint64) {},
-		learned: map[uint64]string{}, met: map[uint64]bool{}, retired: map[uint64]bool{}, upSince: map[uint64]time.Time{},
+		learned: map[uint64]string{}, met: map[uint64]bool{}, filled: map[uint64]bool{}, retired: map[uint64]bool{}, upSince: map[uint64]time.Time{},
 	}
 	for row, take := range map[string]func(store uint64, value []byte){
 		rowAddress: func(store uint64, value []byte) { d.learned[store] = string(value) },
@@ -144,10 +145,23 @@ func (d *directory) isRetired(store uint64) bool {
 	return d.retired[store]
 }
 
+// fill notes the stores that must have been there, as a region's descriptor has it:
+// a peer that was made a voter had caught up before. Of a founding one that isn't said.
+func (d *directory) fill(region uint64, descriptor *Descriptor) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, peer := range descriptor.Peers {
+		if peer.Role == Voter && peer.ID > lastFoundingPeer(region) {
+			d.filled[peer.StoreID] = true
+		}
+	}
+}
+
+// hasMet says whether a store is known to have been there.
 func (d *directory) hasMet(store uint64) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.met[store]
+	return d.met[store] || d.filled[store]
 }
 
 // others returns the ids of all other stores that have an address and are not gone.

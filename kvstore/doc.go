@@ -60,11 +60,11 @@
 // # A disk that is lost
 //
 // Raft has no place for a voter that forgot its vote. So a store with an empty
-// folder asks all stores that it is told of whether they ever heard of it, and
-// starts only when all have said no (founding.go); otherwise Store.Failed yields
+// folder asks all stores that it is told of, and those that they know, whether they
+// ever heard of it, and starts only when all have said no (founding.go); otherwise Store.Failed yields
 // ErrKnown. For the same reason a cluster begins when all of its stores are there.
 // Who lost the folder joins as a new store (Options.Join), and ReplaceStore does
-// the rest.
+// the rest; the new store begins once it hears that the old one is gone for good.
 //
 // # What is not here
 //

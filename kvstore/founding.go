@@ -19,8 +19,9 @@ import (
 // A store that has lost its folder has forgotten which votes it gave and which
 // entries it said it had. If it came back as what it was, a second leader could be
 // elected with its second vote, and what was acknowledged with its help could be
-// lost. It can't remember; so it asks all stores of Options.Peers whether they
-// have ever heard of it, and starts only when each has said no.
+// lost. It can't remember; so it asks all stores of Options.Peers, and all that these
+// know, whether they have ever heard of it, and starts only when each has said no.
+// A store that is dead for good has to be replaced before another can begin.
 //
 // That is enough: a store notes in the very batch that depends on it that it has
 // heard of another (see worker.meet), so a vote that counted somewhere is
@@ -47,6 +48,10 @@ type reply struct {
 	Retired bool              `json:"retired"`
 	Regions int               `json:"regions"`
 	Founds  map[uint64]string `json:"founds,omitempty"`
+	// Others are the stores that this one knows, with their addresses, and Gone
+	// those that were replaced.
+	Others map[uint64]string `json:"others,omitempty"`
+	Gone   []uint64          `json:"gone,omitempty"`
 }
 
 // askService is a gRPC service beside the Raft one. Both messages are JSON in a
@@ -89,6 +94,8 @@ func (h *Host) answer(q question) reply {
 		Met:     h.directory.hasMet(q.Store),
 		Retired: h.directory.isRetired(q.Store),
 		Regions: h.options.Regions,
+		Others:  h.directory.others(),
+		Gone:    h.directory.retiredStores(),
 	}
 	if !h.options.Join {
 		r.Founds = h.options.Peers
@@ -103,27 +110,16 @@ const (
 	askTimeout  = 2 * time.Second
 )
 
-// askAll asks all other stores until each has answered, ctx ends, or one says
+// askAll asks the other stores until each has answered, ctx ends, or one says
 // something that forbids this store to go on. isNew says that its folder is empty.
 func (h *Host) askAll(ctx context.Context, isNew bool) error {
 	q := question{Store: h.options.StoreID, Regions: h.options.Regions}
 	if !h.options.Join {
 		q.Founds = h.options.Peers
 	}
-	left := h.directory.others()
 	for pause := askAgain; ; pause = min(2*pause, askAgainMax) {
-		for _, store := range slices.Sorted(maps.Keys(left)) {
-			r, err := ask(ctx, left[store], q)
-			if err != nil {
-				continue
-			}
-			if err := h.judge(r, store, left[store], isNew); err != nil {
-				return err
-			}
-			delete(left, store)
-		}
-		if len(left) == 0 {
-			return nil
+		if all, err := h.askRound(ctx, q, isNew); all || err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -131,6 +127,39 @@ func (h *Host) askAll(ctx context.Context, isNew bool) error {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// askRound asks each store once: those of the directory, and those that others
+// know. It returns whether all have answered that aren't gone.
+func (h *Host) askRound(ctx context.Context, q question, isNew bool) (all bool, err error) {
+	left := h.directory.others()
+	asked := map[uint64]bool{h.options.StoreID: true}
+	silent := map[uint64]bool{}
+	var gone []uint64
+	for len(left) > 0 {
+		store := slices.Min(slices.Collect(maps.Keys(left)))
+		address := left[store]
+		delete(left, store)
+		asked[store] = true
+		r, err := ask(ctx, address, q)
+		if err != nil || (r.Store != store && h.options.Peers[store] == "") {
+			silent[store] = true // or there is another one now, where it was
+			continue
+		}
+		if err := h.judge(r, store, address, isNew); err != nil {
+			return false, err
+		}
+		gone = append(gone, r.Gone...)
+		for other, address := range r.Others {
+			if !asked[other] {
+				left[other] = address
+			}
+		}
+	}
+	for _, store := range gone {
+		delete(silent, store)
+	}
+	return len(silent) == 0, nil
 }
 
 // judge says whether a reply forbids this store to go on.

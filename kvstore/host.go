@@ -142,6 +142,7 @@ func (h *Host) loadRegion(id uint64) error {
 		h.directory.know(peer.StoreID, peer.Address)
 	}
 	h.directory.retire(r.descriptor.Retired)
+	h.directory.fill(id, r.descriptor)
 	w.regions[id] = r
 	return nil
 }

@@ -180,6 +180,7 @@ func (r *region) restore(f *snapshotFiles, snapshot *raftpb.Snapshot, hardState 
 // reload reads what a restored snapshot changed.
 func (r *region) reload(db *pebble.DB, at position, hardState *raftpb.HardState) error {
 	r.log.restored(at, hardState)
+	r.barrier = 0
 	if r.outgoing != nil {
 		// It may be being written, and an excision doesn't spare what Pebble's
 		// snapshots see.
@@ -203,7 +204,8 @@ func (r *region) reload(db *pebble.DB, at position, hardState *raftpb.HardState)
 	return nil
 }
 
-// settleRestored answers the writes that are in the snapshot. Those of a DEL
+// settleRestored answers the writes that are in the snapshot's window; below it
+// is none that anybody waits for. Those of a DEL
 // can't be told whether the key was there; they wait until their time is over.
 func (r *region) settleRestored() {
 	row := r.dedup[r.store]
@@ -211,7 +213,7 @@ func (r *region) settleRestored() {
 		return
 	}
 	for _, write := range r.writes.pending {
-		if write.op == opSet && row.has(write.sequence) {
+		if write.op == opSet && row.applied(write.sequence) {
 			write.finish(answer{})
 		}
 	}

@@ -66,6 +66,11 @@ func (w *worker) absent(region uint64) error {
 func (w *worker) do(r *region, it *item, now time.Time) {
 	switch it.kind {
 	case itemWrite:
+		if !r.initialized() {
+			it.request.finish(answer{err: fmt.Errorf("%w region %d waits for its first snapshot on store %d, nothing was written",
+				ErrTryAgain, r.id, r.store)})
+			return
+		}
 		if !r.writes.add(it.request) {
 			it.request.finish(answer{err: errBusy})
 			return
@@ -168,6 +173,8 @@ func (w *worker) addressee(it *item) (*region, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kvstore: region %d: begin peer %d: %w", it.region, to, err)
 	}
+	last := w.given[it.region]
+	r.writes.last, r.reads.last = last.write, last.read
 	w.regions[it.region] = r
 	// Its hard state will need to know whose it is.
 	return r, w.applier.batch.Set(regionKey(it.region, partPeer), binary.BigEndian.AppendUint64(nil, to), nil)
@@ -257,11 +264,10 @@ func (w *worker) destroy(r *region) error {
 	r.close(fmt.Errorf("%w region %d has left store %d, the outcome of a write is unknown", ErrTryAgain, r.id, r.store))
 	r.dead = true
 	r.dropIncoming(w.host.files)
-	if r.outgoing != nil {
-		r.dropOutgoing(w.host.files)
-	}
+	r.orphanOutgoing(w.host.files)
 	delete(w.regions, r.id)
 	w.tombstones[r.id] = r.group.Self.ID
+	w.given[r.id] = lastGiven{write: r.writes.last, read: r.reads.last}
 	r.view.clear()
 	w.counters.destroyed.Add(1)
 	w.host.options.Logger.Info("peer destroyed", "region_id", r.id, "peer_id", r.group.Self.ID)

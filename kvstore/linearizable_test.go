@@ -136,7 +136,6 @@ func TestHistoryWithAReplacementIsLinearizable(t *testing.T) {
 		progress(500, "operations after the restart")
 		c.lose(3)
 		c.join(4)
-		<-c.stores[4].Ready()
 		h.move(3, 4)
 		eventually(t, 30*time.Second, "the order is given", func() bool {
 			_, err := c.stores[1].ReplaceStore(3, 4, c.peers[4])
@@ -147,6 +146,23 @@ func TestHistoryWithAReplacementIsLinearizable(t *testing.T) {
 			c.waitRole(4, region, roleVoter)
 		}
 		progress(500, "operations after that")
+	})
+}
+
+// The same, while a store's peers are taken out of all regions and new ones put
+// in, and the store itself goes on.
+func TestHistoryWithAStoreThatGoesAndComesIsLinearizable(t *testing.T) {
+	c := newCluster(t, 3, Options{Regions: 6, RequestTimeout: 3 * time.Second})
+	checkHistory(t, c, func(_ *historians, progress func(more int, what string)) {
+		progress(1000, "operations before")
+		for region := uint64(1); region <= 6; region++ {
+			c.takeOut(region, 3)
+		}
+		progress(300, "operations while a store has no region")
+		for region := uint64(1); region <= 6; region++ {
+			c.putIn(region, 3)
+		}
+		progress(1000, "operations after that")
 	})
 }
 

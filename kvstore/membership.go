@@ -43,6 +43,23 @@ func (r *region) startChange(request *request, directory *directory) {
 	r.change = request
 }
 
+// raiseBarrier takes note of the conf changes among entries that the log gets. They
+// take the place of all that it had from the first of them on.
+func (r *region) raiseBarrier(entries []*raftpb.Entry) {
+	if len(entries) == 0 {
+		return
+	}
+	r.barrier = min(r.barrier, entries[0].GetIndex()-1)
+	for _, entry := range entries {
+		if entry.GetType() == raftpb.EntryConfChange {
+			r.barrier = max(r.barrier, entry.GetIndex())
+		}
+	}
+}
+
+// changing says whether a membership change is under way, or may be.
+func (r *region) changing() bool { return r.change != nil || r.applied < r.barrier }
+
 func (r *region) checkChange(request *request, directory *directory) error {
 	c := &request.change
 	switch {
@@ -50,7 +67,7 @@ func (r *region) checkChange(request *request, directory *directory) error {
 		return fmt.Errorf("%w region %d has no leader that store %d knows of", ErrTryAgain, r.id, r.store)
 	case !r.leads:
 		return fmt.Errorf("%w region %d is led by store %d", ErrNotLeader, r.id, r.group.Stores[r.leader])
-	case r.change != nil || r.applied < r.barrier:
+	case r.changing():
 		return fmt.Errorf("%w region %d has another change under way", ErrTryAgain, r.id)
 	}
 	if c.kind == raftpb.ConfChangeAddLearnerNode {
@@ -98,8 +115,12 @@ func (r *region) checkQuorum(next *Descriptor, directory *directory) error {
 }
 
 // handOver gives the lead to another voter. A leader doesn't take itself out: the
-// others might never learn that it was allowed to go.
+// others might never learn that it was allowed to go. Nor does it give the lead to a
+// peer that is being taken out, as one may be that a change is about.
 func (r *region) handOver() error {
+	if r.changing() {
+		return fmt.Errorf("%w region %d has a change under way", ErrTryAgain, r.id)
+	}
 	var best uint64
 	status := r.node.Status()
 	for _, peer := range r.descriptor.Peers {
@@ -131,7 +152,7 @@ func (r *region) expireChange(now time.Time) {
 // leads goes on where the last leader stopped.
 func (r *region) replace(h *Host, now time.Time) {
 	order := r.descriptor.Replacement
-	if order == nil || !r.leads || r.change != nil || r.applied < r.barrier {
+	if order == nil || !r.leads || r.changing() {
 		return
 	}
 	c := peerChange{}

@@ -1,9 +1,11 @@
 package kvstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,6 +63,40 @@ func mustPeer(t *testing.T, store *Store, region, on uint64) Peer {
 		t.Fatalf("region %d has no peer on store %d: %+v, %v", region, on, d, err)
 	}
 	return *d.on(on)
+}
+
+// takeOut removes a region's peer from a store, which lives and destroys it.
+func (c *cluster) takeOut(region, store uint64) {
+	c.t.Helper()
+	c.mustChange(region, "take out", func(leader *Store) error {
+		d, err := leader.Peers(region)
+		if err != nil || d.on(store) == nil {
+			return err // it is out
+		}
+		return leader.RemovePeer(region, d.on(store).ID)
+	})
+	c.waitRole(store, region, roleNone)
+}
+
+// putIn gives a store a peer of a region, and that a vote.
+func (c *cluster) putIn(region, store uint64) {
+	c.t.Helper()
+	c.mustChange(region, "put in", func(leader *Store) error {
+		d, err := leader.Peers(region)
+		if err != nil {
+			return err
+		}
+		own := d.on(store)
+		switch {
+		case own == nil:
+			_, err = leader.AddLearner(region, store, c.peers[store])
+			return errors.Join(ErrTryAgain, err) // and then the rest
+		case own.Role == Learner:
+			return leader.Promote(region, own.ID)
+		}
+		return nil
+	})
+	c.waitRole(store, region, roleVoter)
 }
 
 func TestAddPromoteRemove(t *testing.T) {
@@ -266,4 +302,99 @@ func TestLearnerThatWasAwayLearnsThatItIsOut(t *testing.T) {
 	c.mustChange(1, "take out", func(leader *Store) error { return leader.RemovePeer(1, peer) })
 	c.start(4)
 	c.waitRole(4, 1, roleNone)
+}
+
+// A store whose peer was taken out and that has another one writes on where it
+// was: the region remembers what the store wrote before. What it took while the
+// new peer had nothing yet is not said to be written when the snapshot comes.
+func TestWritesThroughAPeerThatIsNewAgain(t *testing.T) {
+	c := newCluster(t, 3, Options{Regions: 1, RequestTimeout: time.Second})
+	again := c.leaderOf(1).options.StoreID%3 + 1
+	for i := range 100 {
+		mustSet(t, c.stores[again], fmt.Sprint("key", i), "before")
+	}
+	c.takeOut(1, again)
+	var written []string
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if key := fmt.Sprint("meanwhile", i); c.stores[again].Set([]byte(key), []byte("x")) == nil {
+				written = append(written, key)
+			}
+		}
+	}()
+	c.putIn(1, again)
+	for i := range 10 {
+		mustSet(t, c.stores[again], fmt.Sprint("key", i), "after")
+	}
+	close(stop)
+	<-stopped
+	for i := range 10 {
+		if got := mustGet(t, c.stores[again%3+1], fmt.Sprint("key", i)); string(got) != "after" {
+			t.Fatalf("key%d was acknowledged and is %q", i, got)
+		}
+	}
+	for _, key := range written[:min(len(written), 100)] {
+		if mustGet(t, c.stores[again%3+1], key) == nil {
+			t.Fatalf("%s was acknowledged and is not there", key)
+		}
+	}
+	c.checkEqual()
+}
+
+// Entries that take the place of a conf change take it away from the barrier.
+func TestBarrierShrinksWithTheLog(t *testing.T) {
+	entry := func(index uint64, kind raftpb.EntryType) *raftpb.Entry {
+		return &raftpb.Entry{Index: new(index), Type: kind.Enum()}
+	}
+	r := &region{applied: 7}
+	r.raiseBarrier([]*raftpb.Entry{entry(8, raftpb.EntryNormal), entry(9, raftpb.EntryNormal), entry(10, raftpb.EntryConfChange)})
+	if r.barrier != 10 || !r.changing() {
+		t.Errorf("the barrier is %d, behind a conf change at 10", r.barrier)
+	}
+	r.raiseBarrier([]*raftpb.Entry{entry(8, raftpb.EntryNormal)})
+	if r.applied = 8; r.barrier != 7 || r.changing() {
+		t.Errorf("the barrier is %d, and the log was cut at 8", r.barrier)
+	}
+}
+
+// While a change is under way the lead isn't given away: of two voters, the other
+// one might be the one that goes.
+func TestNoHandOverDuringAChange(t *testing.T) {
+	m := &meddler{}
+	c := newCluster(t, 2, Options{Regions: 1, RequestTimeout: 20 * time.Second, wrapTransport: m.wrap})
+	mustSet(t, c.stores[1], "key", "value")
+	eventually(t, 20*time.Second, "leaders", c.leadersHome)
+	leader := c.leaderOf(1)
+	other := 3 - leader.options.StoreID
+	peer := mustPeer(t, leader, 1, other)
+	var held, given atomic.Bool
+	m.mu.Lock()
+	m.take = func(message *raftpb.Message) bool {
+		if message.GetType() == raftpb.MsgTimeoutNow {
+			given.Store(true)
+		}
+		return held.Load() && message.GetType() == raftpb.MsgAppResp
+	}
+	m.mu.Unlock()
+	held.Store(true)
+	remove := leader.host.dispatch(leader.host.newChange(1, peerChange{kind: raftpb.ConfChangeRemoveNode, peer: peer.ID}))
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	leader.HandOver(ctx)
+	held.Store(false)
+	if err := (<-remove.done).err; err != nil {
+		t.Error(err)
+	}
+	if given.Load() {
+		t.Error("the lead was given away")
+	}
+	c.waitRole(other, 1, roleNone)
+	mustSet(t, leader, "key", "after")
 }

@@ -34,7 +34,8 @@ type Options struct {
 	// Peers are the Raft addresses of stores, the own one too, by store id. The
 	// stores that begin a cluster all name the same, and each region has a replica
 	// on each of them. One that joins names itself and those that run, as many as
-	// there are; it hears of others by membership changes.
+	// there are, and hears of others from them. It begins when all of these have
+	// answered, but for those that ReplaceStore was told of.
 	Peers map[uint64]string
 	// Join says that the store, if its folder is new, comes to a cluster that there
 	// is. It has no replica of anything until a membership change gives it one.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -85,6 +86,9 @@ type outgoing struct {
 	used    time.Time     // when it was last handed to Raft; the worker's
 	done    chan struct{} // closed when it is written, or failed
 	err     error         // once done
+	// orphaned says that nobody waits for it any more, and whoever writes it is to
+	// remove it.
+	orphaned atomic.Bool
 }
 
 // snapshot implements snapshotMaker. It is called by Raft, on the worker.
@@ -143,6 +147,11 @@ func (r *region) makeSnapshot(f *snapshotFiles) error {
 	view, region := f.db.NewSnapshot(), r.id
 	f.running.Go(func() {
 		defer func() { <-f.slots }()
+		defer func() {
+			if o.orphaned.Load() {
+				f.remove(o.path)
+			}
+		}()
 		defer close(o.done)
 		var size int64
 		size, o.err = f.write(view, region, o.path)
@@ -169,6 +178,14 @@ func (r *region) dropOutgoing(f *snapshotFiles) bool {
 	f.remove(r.outgoing.path)
 	r.outgoing = nil
 	return true
+}
+
+// orphanOutgoing gives it up even if it is still being written.
+func (r *region) orphanOutgoing(f *snapshotFiles) {
+	if r.outgoing != nil {
+		r.outgoing.orphaned.Store(true) // before dropOutgoing looks whether it is done
+		r.dropOutgoing(f)
+	}
 }
 
 // expireOutgoing drops a snapshot that nobody wants any more.

@@ -212,7 +212,7 @@ func (r *region) rebalance(upFor func(store uint64) time.Duration) {
 		return
 	}
 	r.led -= electionTick // look again in a while
-	if upFor(r.home) < homeAgain {
+	if r.changing() || upFor(r.home) < homeAgain {
 		return
 	}
 	home := r.descriptor.on(r.home)

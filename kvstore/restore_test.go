@@ -176,11 +176,11 @@ func TestLostDisk(t *testing.T) {
 	delete(c.fs, 3)
 
 	c.join(4)
-	<-c.stores[4].Ready()
 	regions, err := c.stores[1].ReplaceStore(3, 4, c.peers[4])
 	if err != nil || regions != 12 {
 		t.Fatalf("replace: %d regions, %v", regions, err)
 	}
+	<-c.stores[4].Ready()
 	for region := uint64(1); region <= 12; region++ {
 		c.waitRole(4, region, roleVoter)
 		d, err := c.stores[4].Peers(region)
@@ -210,11 +210,11 @@ func TestLostDisk(t *testing.T) {
 	delete(c.fs, 4)
 
 	c.join(5)
-	<-c.stores[5].Ready()
 	eventually(t, 30*time.Second, "the order is given", func() bool {
 		_, err := c.stores[2].ReplaceStore(4, 5, c.peers[5])
 		return err == nil
 	})
+	<-c.stores[5].Ready()
 	for region := uint64(1); region <= 12; region++ {
 		c.waitRole(5, region, roleVoter)
 	}
@@ -226,6 +226,32 @@ func TestLostDisk(t *testing.T) {
 		t.Errorf("key1 is %q", got)
 	}
 	c.checkEqual()
+}
+
+// A store whose disk is gone is refused, too, if it names no store that has heard of
+// it: one that has its peer in a descriptor says so, and one that has not knows others.
+func TestLostDiskOfAStoreThatNamesFew(t *testing.T) {
+	c := newCluster(t, 3, Options{Regions: 1})
+	c.join(4)
+	c.join(5)
+	<-c.stores[4].Ready()
+	<-c.stores[5].Ready()
+	c.putIn(1, 4)
+	c.waitRole(4, 1, roleVoter)
+	for store := uint64(1); store <= 3; store++ {
+		eventually(t, 10*time.Second, "all in the region know of it", func() bool {
+			return c.stores[store].host.answer(question{Store: 4}).Met
+		})
+	}
+	c.lose(4)
+	for name := range map[uint64]bool{1: true, 2: true, 3: true, 5: true} {
+		c.fs[4] = vfs.NewCrashableMem()
+		c.given[4] = map[uint64]string{4: c.peers[4], name: c.peers[name]}
+		c.start(4)
+		wantFailure(t, c.stores[4], ErrKnown, "store 4")
+		c.stop(4)
+		delete(c.fs, 4)
+	}
 }
 
 func wantFailure(t *testing.T, store *Store, is error, text string) {
@@ -260,7 +286,6 @@ func TestReplacementOutlivesLeaders(t *testing.T) {
 	}
 	c.lose(3)
 	c.join(4)
-	<-c.stores[4].Ready()
 	eventually(t, 30*time.Second, "the order is given", func() bool {
 		_, err := c.stores[1].ReplaceStore(3, 4, c.peers[4])
 		return err == nil
@@ -272,4 +297,48 @@ func TestReplacementOutlivesLeaders(t *testing.T) {
 		c.waitRole(4, region, roleVoter)
 	}
 	c.checkEqual()
+}
+
+// heldDisk makes no snapshot to send before it may.
+type heldDisk struct{ begun, may chan struct{} }
+
+func (d *heldDisk) MaybeError(op errorfs.Op) error {
+	if op.Kind == errorfs.OpCreate && strings.Contains(op.Path, "send-") {
+		close(d.begun)
+		<-d.may
+	}
+	return nil
+}
+
+func (d *heldDisk) String() string { return "held disk" }
+
+// A peer that is destroyed while its snapshot is being written leaves no file.
+func TestSnapshotOfADestroyedPeer(t *testing.T) {
+	disk := &heldDisk{begun: make(chan struct{}), may: make(chan struct{})}
+	options := Options{StoreID: 1, Dir: "data", Peers: map[uint64]string{1: "127.0.0.1:0"}, Regions: 1, FS: errorfs.Wrap(vfs.NewMem(), disk)}
+	h, err := openHost(options.withDefaults())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.load(); err != nil {
+		t.Fatal(err)
+	}
+	w := h.workers[1%len(h.workers)]
+	r := w.regions[1]
+	if err := r.makeSnapshot(h.files); err != nil {
+		t.Fatal(err)
+	}
+	<-disk.begun
+	if err := w.destroy(r); err != nil {
+		t.Fatal(err)
+	}
+	close(disk.may)
+	h.files.running.Wait()
+	files, err := options.FS.List("data/snapshots")
+	if err != nil || len(files) > 0 {
+		t.Errorf("left of a snapshot that nobody wants: %v, %v", files, err)
+	}
+	if err := h.close(); err != nil {
+		t.Error(err)
+	}
 }

@@ -36,15 +36,21 @@ type worker struct {
 	// tombstones has the highest peer id of each region that this store had and
 	// has no more.
 	tombstones map[uint64]uint64
-	met        map[uint64]bool // stores that were heard of since the start
-	active     []*region       // regions that may have something ready
-	ready      []readyRegion
-	applier    applier
-	spare      []item
-	touched    bool // whether something was handed to the sender since the last Flush
+	// given has the numbers that were given last in the regions that this store
+	// had and has no more.
+	given   map[uint64]lastGiven
+	met     map[uint64]bool // stores that were heard of since the start
+	active  []*region       // regions that may have something ready
+	ready   []readyRegion
+	applier applier
+	spare   []item
+	touched bool // whether something was handed to the sender since the last Flush
 
 	counters workerCounters
 }
+
+// lastGiven are the numbers that a region gave last.
+type lastGiven struct{ write, read uint64 }
 
 // workerCounters are for INFO; anyone may read them.
 type workerCounters struct {
@@ -63,6 +69,7 @@ func newWorker(h *Host) *worker {
 		inbox:      newInbox(),
 		regions:    map[uint64]*region{},
 		tombstones: map[uint64]uint64{},
+		given:      map[uint64]lastGiven{},
 		met:        map[uint64]bool{},
 		applier:    applier{db: h.db, directory: h.directory, batch: h.db.NewBatch(), touched: map[string]bool{}},
 	}
@@ -184,11 +191,7 @@ func (w *worker) collect(now time.Time) error {
 		if err := r.log.stage(w.applier.batch, ready.HardState, ready.Entries); err != nil {
 			return err
 		}
-		for _, entry := range ready.Entries {
-			if entry.GetType() == raftpb.EntryConfChange {
-				r.barrier = max(r.barrier, entry.GetIndex())
-			}
-		}
+		r.raiseBarrier(ready.Entries)
 		if err := w.applier.apply(r, ready.CommittedEntries); err != nil {
 			return err
 		}
@@ -214,6 +217,7 @@ func (w *worker) collectSnapshot(r *region, ready *raft.Ready) error {
 		}
 	}
 	w.host.directory.retire(r.descriptor.Retired)
+	w.host.directory.fill(r.id, r.descriptor)
 	return nil
 }
 

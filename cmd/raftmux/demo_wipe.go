@@ -43,6 +43,10 @@ func (d *demo) replace(ctx context.Context, victim *child) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
+	// It begins when it hears that the old one is gone for good.
+	if err := next.waitUntil(ctx, func(i info) bool { return i["serving"] == "true" }); err != nil {
+		return nil, err
+	}
 	d.load.move(position, next)
 	d.facts.restartedAt = d.now()
 	d.facts.moved.store = next.id
@@ -79,7 +83,8 @@ func (d *demo) showRefusal(ctx context.Context, victim *child) error {
 	return nil
 }
 
-// join starts a new store in the place of another, and waits until it is there.
+// join starts a new store in the place of another, and waits until it asks
+// the others whether it may begin.
 func (c *cluster) join(ctx context.Context, position int, id uint64) (*child, error) {
 	victim := c.children[position]
 	var next *child
@@ -95,7 +100,7 @@ func (c *cluster) join(ctx context.Context, position int, id uint64) (*child, er
 		if err := c.start(next); err != nil {
 			return nil, err
 		}
-		err = next.waitServing(ctx)
+		err = next.waitUntil(ctx, func(info) bool { return true })
 		if err == nil {
 			break
 		}
@@ -113,13 +118,13 @@ func (c *cluster) join(ctx context.Context, position int, id uint64) (*child, er
 	return next, nil
 }
 
-// waitServing waits until a store says that it has begun.
-func (s *child) waitServing(ctx context.Context) error {
+// waitUntil waits until what a joining store says of itself is as it should be.
+func (s *child) waitUntil(ctx context.Context, done func(info) bool) error {
 	limit := time.After(joinLimit)
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
 	for {
-		if i, err := s.info(ctx); err == nil && i["serving"] == "true" {
+		if i, err := s.info(ctx); err == nil && done(i) {
 			return nil
 		}
 		select {

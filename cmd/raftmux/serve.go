@@ -54,8 +54,9 @@ run as --peers. Then tell any of those, by any Redis client,
   RAFT.REPLACE OLD-ID NEW-ID NEW-ADDRESS
 
 and each region takes the old store's peer out and fills one on the new store, by
-a snapshot, while it serves. RAFT.PEERS REGION shows how it is; single peers are
-moved by RAFT.ADDLEARNER, RAFT.PROMOTE and RAFT.REMOVE at the region's leader.
+a snapshot, while it serves. Not before it hears of that does the new store begin.
+RAFT.PEERS REGION shows how it is; single peers are moved by RAFT.ADDLEARNER,
+RAFT.PROMOTE and RAFT.REMOVE at the region's leader.
 
 The number of regions can't change.`,
 		Example: `  raftmux serve --id 1 --dir s1 --client-addr 127.0.0.1:6391 --peers 1=127.0.0.1:7391,2=127.0.0.1:7392,3=127.0.0.1:7393
