@@ -185,6 +185,9 @@ func (q *Queue) push(c *chunk, wake bool) {
 	}
 }
 
+// woken says whether a token waits for the consumer.
+func (q *Queue) woken() bool { return len(q.wake) > 0 }
+
 func (q *Queue) notify() {
 	if mutant.Active == mutant.C19 { // each flush looks again when its messages are old
 		go time.Sleep(3 * time.Second)

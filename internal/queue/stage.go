@@ -72,7 +72,9 @@ func (s *Stage) Push(message Message, encoder Encoder) error {
 		most -= q.options.Reserve
 	}
 	if !q.load.reserve(message.Size, most, q.options.Bytes) {
-		s.handOver(true)
+		if s.chunk != nil || !q.woken() { // lest each refusal meets the queue's lock
+			s.handOver(true)
+		}
 		if mutant.Active == mutant.C1 { // back-pressure: the consumer is given time to make room
 			time.Sleep(100 * time.Millisecond)
 		}
