@@ -289,9 +289,6 @@ func (m *seqModel) checkEdges(s *seqStore, closing seqEvent) {
 		before = &edges[i]
 	}
 	for _, cause := range s.causes { // failures to reach it
-		if cause.at.Equal(closing.at) { // the Client may have ended the attempt before it noticed
-			continue
-		}
 		up := slices.ContainsFunc(s.streams, func(st *seqStream) bool {
 			// Of two things at one instant either may be noticed first.
 			return !st.over || st.ended.number > cause.number || st.ended.at.Equal(cause.at)

@@ -100,6 +100,7 @@ func (c *Connection) run() {
 			break
 		}
 		if c.ctx.Err() != nil {
+			c.part(failed)
 			break
 		}
 		first := c.retry.failed(time.Since(begun))
@@ -107,6 +108,15 @@ func (c *Connection) run() {
 		c.settle(failed, first)
 	}
 	c.queue.Disconnect(c.store.reason())
+}
+
+// part tells of a store that could not be reached, though the Client has begun to
+// close since. What only failed because of that is no failure.
+func (c *Connection) part(failed *failure) {
+	unreached := failed.at == atConnect || failed.at == atFallback
+	if unreached && !errors.Is(failed.err, context.Canceled) && c.store.reason() == queue.ReasonClosing {
+		c.store.unreached()
+	}
 }
 
 // finished says whether the Client is closing and nothing is left to send.
