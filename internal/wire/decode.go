@@ -40,6 +40,7 @@ type Decoder struct {
 	shared generation // owned mode's slabs, for small messages
 	group  entryGroup // owned mode's slabs, for the entries of one large message
 	given  given      // owned mode's, for a large message that keeps its body
+	wholes wholes     // owned mode's, for the structs of such messages
 
 	poison   bool                         // Reset overwrites what it takes back
 	fallback []*raft_serverpb.RaftMessage // lent, made by generated code; kept only to be poisoned

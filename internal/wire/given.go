@@ -20,10 +20,16 @@ const (
 	// data of its one entry. What isn't that data may be there twice, for the
 	// message has a copy of it, and Go rounds up.
 	givenBeyond = 24 << 10
+	// givenTogether bounds the cost of messages whose structs were allocated at
+	// once: one that is kept keeps them all. The last givenRest is for entries
+	// behind the first, which are counted only when they have been decoded.
+	givenTogether = 62 << 10
+	givenRest     = 4 << 10
 	// headSize is how much of a body worthGiving looks at.
 	headSize = 256
 
 	entryCost = int(unsafe.Sizeof(eraftpb.Entry{}) + unsafe.Sizeof((*eraftpb.Entry)(nil)))
+	wholeCost = int(unsafe.Sizeof(whole{}))
 )
 
 // worthGiving says whether a body of that size, which begins with head, is
@@ -67,6 +73,32 @@ type given struct {
 	entries []eraftpb.Entry // not used yet
 }
 
+// wholes are messages that were allocated at once.
+type wholes struct {
+	unused []whole
+	cost   int // of the used ones: they, their bodies, and their entries
+}
+
+// next returns one for a message of a body of n bytes, givenLimit at most.
+func (w *wholes) next(n int) *whole {
+	cost := wholeCost + n + n/8 // the allocator rounds up
+	if len(w.unused) == 0 || w.cost+cost > givenTogether-givenRest {
+		*w = wholes{unused: make([]whole, (givenTogether-givenRest)/cost)}
+	}
+	w.cost += cost
+	first := &w.unused[0]
+	w.unused = w.unused[1:]
+	return first
+}
+
+// charge answers whether the one that was used last may have that many entries.
+func (w *wholes) charge(entries int) bool {
+	if entries > 1 {
+		w.cost += entries * entryCost
+	}
+	return w.cost <= givenTogether
+}
+
 // DecodeGiven is Decode of a body in memory of its own, which the caller gives
 // away: it never looks at it again, nor changes it. An owned result may then
 // lie in that memory, which spares a copy of large messages; what is said of
@@ -83,12 +115,19 @@ func (d *Decoder) DecodeGiven(body []byte) (*raft_serverpb.RaftMessage, error) {
 
 // decodeGiven returns nil if the message has to be decoded in another way.
 func (d *Decoder) decodeGiven(body []byte) *raft_serverpb.RaftMessage {
-	w := new(whole)
+	together := len(body) <= givenLimit
+	var w *whole
+	if together {
+		w = d.wholes.next(len(body))
+	} else {
+		w = new(whole)
+	}
 	d.mode, d.given = modeGiven, given{body: body, whole: w}
 	defer func() { d.given = given{} }()
 	m, t := &w.rm, w.target()
-	if len(body) <= givenLimit {
-		if d.raftMessage(body, t) != done {
+	if together {
+		if d.raftMessage(body, t) != done || !d.wholes.charge(len(m.GetMessage().GetEntries())) {
+			*w = whole{}
 			return nil
 		}
 		return m

@@ -9,14 +9,15 @@ import (
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 )
 
-// What a large message takes, if its body is given: the body and two more at most.
+// What a large message takes, if its body is given: the body and two more at most,
+// and next to nothing if it is not very large.
 func TestDecodeGivenAllocations(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		m    *raft_serverpb.RaftMessage
 		most float64
 	}{
-		{"one entry of 16K", append16K(1), 2},
+		{"one entry of 16K", append16K(1), 1.5},
 		{"one entry of 256K", appendOf(1, 1, 256<<10), 3},
 		{"10 entries of 4K", appendOf(1, 10, 4<<10), 4},
 	} {

@@ -190,6 +190,8 @@ func streams() map[string][]*raft_serverpb.RaftMessage {
 	besides.Message.Entries[0].Context = make([]byte, 4<<10)
 	return map[string][]*raft_serverpb.RaftMessage{
 		"much besides data":     {besides, beat, appendOf(1, 1, 60<<10), appendOf(1, 1, 40<<10)},
+		"16K appends":           {appendOf(1, 1, 16<<10)},
+		"9K, one and many":      {appendOf(1, 1, 9<<10), appendOf(1, 300, 16), appendOf(1, 3, 3<<10)},
 		"heartbeats":            {beat},
 		"small appends":         {appendOf(1, 1, 128)},
 		"8K appends":            {appendOf(1, 1, 8000)},
