@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/raftmux/raftmux/bench/internal/stats"
 )
@@ -68,7 +69,7 @@ func bars() []Bar {
 			dearer("100 stores against 1", Case{Group: stores, Arm: "raftmux", Shape: shape, Regions: plainRegions, Stores: manyStores},
 				Case{Group: stores, Arm: "raftmux", Shape: shape, Regions: plainRegions, Stores: 1}, 1.5))
 	}
-	return append(append(all, allocationBars()...), quietBars()...)
+	return slices.Concat(all, allocationBars(), quietBars(), snapshotBars())
 }
 
 func shapeOrder(limits map[string]float64) []string {
@@ -176,6 +177,34 @@ func quietBars() []Bar {
 		})
 	}
 	return all
+}
+
+func snapshotBars() []Bar {
+	file := snapshotCase("snapshot raftmux", wholeFile)
+	peak := func(side string, figure func(Sample) uint64) Bar {
+		return Bar{
+			Group: snapshots, Measure: "memory above idle while a snapshot of 1 GiB travels, " + side, Limit: 32, Unit: " MiB",
+			values: func(r *Results) []float64 {
+				return r.values(file, func(s Sample) float64 { return float64(figure(s)) / MiB })
+			},
+		}
+	}
+	return []Bar{
+		{
+			Group: snapshots, Measure: "rate of a snapshot of 1 GiB against a plain copy, both synced", AtLeast: true, Limit: 0.7, Unit: "x",
+			values: func(r *Results) []float64 {
+				return r.combined(file, snapshotCase("snapshot raw", wholeFile), rateOf, ratio)
+			},
+		},
+		peak("sender", func(s Sample) uint64 { return s.SenderPeak }),
+		peak("receiver", func(s Sample) uint64 { return s.ReceiverPeak }),
+		{
+			Group: snapshots, Measure: "round trip p99 of heartbeats beside a snapshot against nothing, 100 MiB/s", Limit: 2, Unit: "x",
+			values: func(r *Results) []float64 {
+				return r.combined(snapshotCase("snapshot raftmux", besideLimited), snapshotCase("snapshot raftmux", besideNothing), p99, ratio)
+			},
+		},
+	}
 }
 
 func p50(s Sample) float64 { return float64(s.P50) }

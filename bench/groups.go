@@ -23,6 +23,7 @@ const (
 	roundTrip  = "roundtrip"
 	memory     = "memory"
 	blocked    = "blocked"
+	snapshots  = "snapshots"
 )
 
 // Settings are what the flags say.
@@ -66,6 +67,7 @@ func (b *bench) run() error {
 		{roundTrip, b.roundTrip},
 		{memory, b.memory},
 		{blocked, b.blocked},
+		{snapshots, b.snapshots},
 	} {
 		if !slices.Contains(b.settings.Groups, group.name) {
 			continue

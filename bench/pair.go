@@ -82,6 +82,7 @@ func (p *process) stop() {
 type pair struct {
 	ctx              context.Context
 	arm              string
+	folder           string // where the receiver puts files; may be empty
 	sender, receiver *process
 	started          func() error // called when the processes run and do nothing yet; may be nil
 }
@@ -113,7 +114,7 @@ func (p *pair) start(stores, workers int) (err error) {
 		return err
 	}
 	var endpoint arm.Endpoint
-	serve := child.ServeArgs{Arm: p.arm, Stores: stores, Back: back}
+	serve := child.ServeArgs{Arm: p.arm, Stores: stores, Back: back, Folder: p.folder}
 	if err := p.receiver.call(p.ctx, "Serve", serve, &endpoint); err != nil {
 		return err
 	}

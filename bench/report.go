@@ -72,6 +72,7 @@ func (r *report) markdown() string {
 	r.floodTable(&b)
 	r.latencyTable(&b)
 	r.quietTable(&b)
+	r.snapshotTable(&b)
 	return b.String()
 }
 
@@ -155,6 +156,25 @@ func (r *report) quietTable(b *strings.Builder) {
 	}
 }
 
+func (r *report) snapshotTable(b *strings.Builder) {
+	cases := r.cases(snapshots)
+	if len(cases) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "\n## Snapshots\n\nA file of 1 GiB from disk to disk, synced; memory is the peak above that before, sender / receiver. Round trips of a heartbeat each millisecond, in microseconds. Medians over rounds.\n\n")
+	fmt.Fprintf(b, "| what | transport | MB/s | MiB | p50 | p99 | p99.9 |\n| --- | --- | --- | --- | --- | --- | --- |\n")
+	for _, c := range cases {
+		m := func(figure func(Sample) float64) float64 { return stats.Median(r.results.values(c, figure)) }
+		if c.Shape == wholeFile {
+			fmt.Fprintf(b, "| %s | %s | %.0f | %.0f / %.0f | | | |\n", c.Shape, c.Arm, m(rateOf)/1e6,
+				m(func(s Sample) float64 { return float64(s.SenderPeak) / MiB }), m(func(s Sample) float64 { return float64(s.ReceiverPeak) / MiB }))
+			continue
+		}
+		fmt.Fprintf(b, "| heartbeats %s | %s | | | %.1f | %.1f | %.1f |\n", c.Shape, c.Arm,
+			m(p50)/1000, m(p99)/1000, m(func(s Sample) float64 { return float64(s.P999) })/1000)
+	}
+}
+
 // losses returns the share of attempts that were refused, and how many messages
 // were lost in all rounds.
 func (r *report) losses(c Case) (refused float64, lost int64) {
@@ -180,7 +200,7 @@ func (r *report) cases(groups ...string) []Case {
 	}
 	key := func(c Case) []int {
 		return []int{
-			slices.Index(groups, c.Group), slices.Index(r.settings.Shapes, c.Shape),
+			slices.Index(groups, c.Group), slices.Index(append(snapshotShapes(), r.settings.Shapes...), c.Shape),
 			c.Stores, c.Regions, slices.Index(allArms(), c.Arm),
 		}
 	}
@@ -217,7 +237,7 @@ func (r *report) json() ([]byte, error) {
 			finite(v.Rates.Median), v.Rounds, v.Met,
 		})
 	}
-	for _, c := range r.cases(throughput, regions, stores, latency, roundTrip, memory, blocked) {
+	for _, c := range r.cases(throughput, regions, stores, latency, roundTrip, memory, blocked, snapshots) {
 		all.Series = append(all.Series, series{c, r.results.Samples[c]})
 	}
 	text, err := json.MarshalIndent(all, "", "\t")

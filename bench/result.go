@@ -27,7 +27,7 @@ type Sample struct {
 	// Refused those for which there was no room and that were tried again.
 	Messages, Refused uint64
 	Lost              int64
-	Rate              float64 // delivered messages a second
+	Rate              float64 // delivered messages a second, or bytes of a file
 	// Per message, at the sender and at the receiver.
 	SenderCPU, ReceiverCPU       float64 // ns
 	SenderAllocs, ReceiverAllocs float64
@@ -37,6 +37,8 @@ type Sample struct {
 	P50, P99, P999 time.Duration
 	// Bytes are memory in use, or what is held in a blocked stream.
 	Bytes float64
+	// SenderPeak and ReceiverPeak are the most memory above that before.
+	SenderPeak, ReceiverPeak uint64
 }
 
 // CPU is of both sides.

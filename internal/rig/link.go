@@ -166,21 +166,21 @@ func (l *link) forward(d direction, to *net.TCPConn, c chunk) bool {
 	}
 }
 
-// write writes as much of b as rate and the proxy's CutAfter allow at once, and
+// write writes as much of b as rate and the proxy's CutAfter or HoldAfter allow at once, and
 // waits as long as that should take at that rate.
 func (l *link) write(d direction, to *net.TCPConn, b []byte, rate int) (n int, ok bool) {
 	p := l.proxy
 	if rate > 0 {
 		b = b[:min(len(b), max(1, rate/50))]
 	}
-	cut := false
+	cut, hold := false, false
 	if d == up {
 		p.mu.Lock()
 		if p.cutAfter >= 0 {
 			b = b[:min(int64(len(b)), p.cutAfter)]
 			p.cutAfter -= int64(len(b))
-			if cut = p.cutAfter == 0; cut {
-				p.cutAfter = -1
+			if p.cutAfter == 0 {
+				p.cutAfter, cut, hold = -1, !p.holds, p.holds
 			}
 		}
 		p.mu.Unlock()
@@ -196,6 +196,9 @@ func (l *link) write(d direction, to *net.TCPConn, b []byte, rate int) (n int, o
 	if cut {
 		p.Cut()
 		return n, false
+	}
+	if hold {
+		p.SetMode(Stall)
 	}
 	if err != nil {
 		l.reset()

@@ -77,6 +77,7 @@ type Proxy struct {
 	delay    time.Duration
 	rate     int
 	cutAfter int64         // bytes up until the cut; negative for never
+	holds    bool          // stall in place of the cut
 	changed  chan struct{} // closed and replaced when a setting changes
 	closed   bool
 	links    map[*link]struct{}
@@ -128,7 +129,11 @@ func (p *Proxy) SetRate(bytesPerSecond int) { p.set(func() { p.rate = bytesPerSe
 
 // CutAfter resets all connections as soon as n more bytes were carried from
 // clients to the server; a negative n is never.
-func (p *Proxy) CutAfter(n int64) { p.set(func() { p.cutAfter = n }) }
+func (p *Proxy) CutAfter(n int64) { p.set(func() { p.cutAfter, p.holds = n, false }) }
+
+// HoldAfter switches to Stall as soon as n more bytes were carried from clients
+// to the server. A Cut then takes away nothing that the server could have read.
+func (p *Proxy) HoldAfter(n int64) { p.set(func() { p.cutAfter, p.holds = n, true }) }
 
 // Cut resets all live connections.
 func (p *Proxy) Cut() {

@@ -2,6 +2,7 @@
 package arm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -23,6 +24,7 @@ type Arm struct {
 type ServeOptions struct {
 	Stores int    // as many receivers, numbered from load.FirstStore on
 	Back   string // an address of the sender, for those who need one
+	Folder string // for what is carried to a file
 	Sink   *measure.Sink
 }
 
@@ -81,6 +83,14 @@ type Pinger interface {
 	Ping() error
 }
 
+// Carrier sends files.
+type Carrier interface {
+	Sender
+	// Carry returns when the file is where it goes to, and synced. A rate of 0 is
+	// as fast as it goes.
+	Carry(ctx context.Context, path string, bytesPerSecond int64) error
+}
+
 // Holder tells what its transport has been handed and has not let go of.
 type Holder interface {
 	// HeldBytes is the most that one connection holds.
@@ -115,6 +125,8 @@ func Special() []Arm {
 		connectionsArm("connections raftmux", nil),
 		connectionsArm("connections bare", bareOptions()),
 		connectionsArm("connections alike", alikeOptions()),
+		snapshotArm(),
+		copyArm(),
 	}
 }
 

@@ -19,26 +19,12 @@ const echoWait = 5 * time.Second
 
 // echoArm is the round trip through raftmux: each side has a Client and a Server.
 func echoArm(name string, transport peer.Transport) Arm {
-	use := func(o *raftmux.ClientOptions) { o.Transport = transport }
 	return Arm{
 		Name: name,
 		Serve: func(o ServeOptions) (Receiver, error) {
-			client, err := newClient(Endpoint{Addresses: []string{o.Back}}, func(options *raftmux.ClientOptions) {
-				use(options)
-				options.StoreID = echoStore
-			})
-			if err != nil {
-				return nil, err
-			}
-			back := &echo{sender: client.NewSender(), message: load.Message{Region: 1, Store: load.FirstStore}.KV()}
-			r, err := serveStore(echoStore, back, transport, nil)
-			if err != nil {
-				return nil, errors.Join(err, closeClient(client))
-			}
-			r.add(func() error { return closeClient(client) })
-			return r, nil
+			return serveEcho(o, raftmux.ServerOptions{}, transport)
 		},
-		Dial: func(o DialOptions) (Sender, error) { return dialEcho(o, transport, use) },
+		Dial: func(o DialOptions) (Sender, error) { return dialEcho(o, transport) },
 	}
 }
 
@@ -55,8 +41,9 @@ type storeServer struct {
 func (s *storeServer) Endpoint() Endpoint { return s.endpoint }
 
 // serveStore serves one store; listener may be nil.
-func serveStore(storeID uint64, handler raftmux.Handler, transport peer.Transport, listener net.Listener) (*storeServer, error) {
-	server, err := raftmux.NewServer(raftmux.ServerOptions{StoreID: storeID, Handler: handler, LendMessages: true})
+func serveStore(options raftmux.ServerOptions, transport peer.Transport, listener net.Listener) (*storeServer, error) {
+	options.LendMessages = true
+	server, err := raftmux.NewServer(options)
 	if err != nil {
 		return nil, err
 	}
@@ -75,6 +62,24 @@ func serveStore(storeID uint64, handler raftmux.Handler, transport peer.Transpor
 	}
 	s.closers, s.endpoint = grpcServer.closers, grpcServer.endpoint
 	s.add(func() error { return server.Close(context.Background()) })
+	return s, nil
+}
+
+// serveEcho serves the answering store.
+func serveEcho(o ServeOptions, options raftmux.ServerOptions, transport peer.Transport) (*storeServer, error) {
+	client, err := newClient(Endpoint{Addresses: []string{o.Back}}, func(clientOptions *raftmux.ClientOptions) {
+		clientOptions.StoreID, clientOptions.Transport = echoStore, transport
+	})
+	if err != nil {
+		return nil, err
+	}
+	options.StoreID = echoStore
+	options.Handler = &echo{sender: client.NewSender(), message: load.Message{Region: 1, Store: load.FirstStore}.KV()}
+	s, err := serveStore(options, transport, nil)
+	if err != nil {
+		return nil, errors.Join(err, closeClient(client))
+	}
+	s.add(func() error { return closeClient(client) })
 	return s, nil
 }
 
@@ -99,18 +104,17 @@ type echoPinger struct {
 	back    signal
 }
 
-func dialEcho(o DialOptions, transport peer.Transport, use func(*raftmux.ClientOptions)) (Sender, error) {
+func dialEcho(o DialOptions, transport peer.Transport) (*echoPinger, error) {
 	p := &echoPinger{back: make(signal, 1), message: load.Message{Region: 1, Store: echoStore}.KV()}
 	endpoint := Endpoint{Addresses: []string{"", o.Endpoint.Addresses[0]}}
 	client, err := newClient(endpoint, func(options *raftmux.ClientOptions) {
-		use(options)
-		options.StoreID = load.FirstStore
+		options.StoreID, options.Transport = load.FirstStore, transport
 	})
 	if err != nil {
 		return nil, err
 	}
 	p.client, p.sender = client, client.NewSender()
-	p.server, err = serveStore(load.FirstStore, p.back, transport, o.Back)
+	p.server, err = serveStore(raftmux.ServerOptions{StoreID: load.FirstStore, Handler: p.back}, transport, o.Back)
 	if err != nil {
 		return nil, errors.Join(err, closeClient(client))
 	}

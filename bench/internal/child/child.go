@@ -76,6 +76,7 @@ type ServeArgs struct {
 	Arm    string
 	Stores int
 	Back   string
+	Folder string
 }
 
 // Serve makes this the receiver.
@@ -84,7 +85,9 @@ func (h *Half) Serve(args ServeArgs, endpoint *arm.Endpoint) error {
 	if err != nil {
 		return err
 	}
-	h.receiver, err = a.Serve(arm.ServeOptions{Stores: args.Stores, Back: args.Back, Sink: &h.sink})
+	h.receiver, err = a.Serve(arm.ServeOptions{
+		Stores: args.Stores, Back: args.Back, Folder: args.Folder, Sink: &h.sink,
+	})
 	if err != nil {
 		return err
 	}
@@ -238,11 +241,17 @@ func (h *Half) Pings(duration time.Duration, found *[]time.Duration) error {
 		}
 		trips = append(trips, time.Since(began))
 	}
-	slices.Sort(trips)
-	for _, p := range []float64{0.5, 0.99, 0.999} {
-		*found = append(*found, trips[int(p*float64(len(trips)))])
-	}
+	*found = quantiles(trips)
 	return nil
+}
+
+// quantiles returns the median, p99 and p99.9.
+func quantiles(all []time.Duration) (found []time.Duration) {
+	slices.Sort(all)
+	for _, p := range []float64{0.5, 0.99, 0.999} {
+		found = append(found, all[int(p*float64(len(all)))])
+	}
+	return found
 }
 
 // Held returns the most bytes that a connection's transport holds.

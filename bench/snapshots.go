@@ -1,0 +1,143 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/raftmux/raftmux/bench/internal/child"
+	"github.com/raftmux/raftmux/snapshot"
+)
+
+// The files that are carried, but for a smoke test.
+const (
+	snapshotSize      = 1 << 30
+	quickSnapshotSize = 8 << 20
+	snapshotRounds    = 5
+)
+
+// What heartbeats are timed beside. Each is a shape of the group.
+const (
+	wholeFile       = "1 GiB"
+	besideNothing   = "beside nothing"
+	besideLimited   = "beside a snapshot, 100 MiB/s"
+	besideUnlimited = "beside a snapshot, no limit"
+)
+
+func snapshotShapes() []string {
+	return []string{wholeFile, besideNothing, besideLimited, besideUnlimited}
+}
+
+func snapshotCase(arm, shape string) Case {
+	return Case{Group: snapshots, Arm: arm, Shape: shape, Regions: 1, Stores: 1}
+}
+
+// snapshots is a large file from one store's disk to another's, next to a plain
+// copy, and what heartbeats between the two stores take meanwhile.
+func (b *bench) snapshots() (err error) {
+	folder, err := os.MkdirTemp("", "raftmux-bench-")
+	if err != nil {
+		return fmt.Errorf("bench: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
+	path, size := filepath.Join(folder, "data"), int64(snapshotSize)
+	if b.settings.Burst <= quickBurst {
+		size = quickSnapshotSize
+	}
+	if err := writeFile(path, size); err != nil {
+		return err
+	}
+	var contenders []*contender
+	defer func() { stopAll(contenders) }()
+	for _, arm := range []string{"snapshot raftmux", "snapshot raw"} {
+		c := snapshotCase(arm, wholeFile)
+		p := &pair{ctx: b.ctx, arm: arm, folder: folder}
+		contenders = append(contenders, &contender{Case: c, pair: p})
+		if err := p.start(1, b.settings.Workers); err != nil {
+			return err
+		}
+		if _, err := b.carry(contenders[len(contenders)-1], path, size); err != nil { // the first doesn't count
+			return err
+		}
+	}
+	for round := range min(b.settings.Rounds, snapshotRounds) {
+		for _, c := range contenders {
+			sample, err := b.carry(c, path, size)
+			if err != nil {
+				return err
+			}
+			sample.Round = round
+			b.results.add(c.Case, sample)
+		}
+	}
+	return b.beats(contenders[0], path)
+}
+
+// carry sends the file once.
+func (b *bench) carry(c *contender, path string, size int64) (Sample, error) {
+	var senderBefore, receiverBefore, senderPeak, receiverPeak uint64
+	var took time.Duration
+	sender, receiver := c.pair.sender, c.pair.receiver
+	for _, step := range []func() error{
+		func() error { return sender.call(b.ctx, "ResetPeak", child.None{}, &senderBefore) },
+		func() error { return receiver.call(b.ctx, "ResetPeak", child.None{}, &receiverBefore) },
+		func() error { return sender.call(b.ctx, "Carry", child.CarryArgs{Path: path}, &took) },
+		func() error { return sender.call(b.ctx, "Peak", child.None{}, &senderPeak) },
+		func() error { return receiver.call(b.ctx, "Peak", child.None{}, &receiverPeak) },
+	} {
+		if err := step(); err != nil {
+			return Sample{}, err
+		}
+	}
+	above := func(before, peak uint64) uint64 { return peak - min(before, peak) }
+	return Sample{
+		Rate:       float64(size) / took.Seconds(),
+		SenderPeak: above(senderBefore, senderPeak), ReceiverPeak: above(receiverBefore, receiverPeak),
+	}, nil
+}
+
+// besideFactor is how many bursts long heartbeats are timed: of one a millisecond,
+// the p99 of fewer says little.
+const besideFactor = 4
+
+// beats times heartbeats with nothing else going on and beside the file, in turns.
+func (b *bench) beats(c *contender, path string) error {
+	for round := range b.settings.Rounds {
+		for _, turn := range []struct {
+			shape  string
+			beside *child.CarryArgs
+		}{
+			{besideNothing, nil},
+			{besideLimited, &child.CarryArgs{Path: path, Rate: snapshot.DefaultRate}},
+			{besideUnlimited, &child.CarryArgs{Path: path}},
+		} {
+			var found []time.Duration
+			args := child.BeatsArgs{Duration: besideFactor * b.settings.Burst, Beside: turn.beside}
+			if err := c.pair.sender.call(b.ctx, "Beats", args, &found); err != nil {
+				return err
+			}
+			b.results.add(snapshotCase(c.Arm, turn.shape), Sample{Round: round, P50: found[0], P99: found[1], P999: found[2]})
+		}
+	}
+	return b.ctx.Err()
+}
+
+// writeFile writes a synced file of bytes that don't repeat.
+func writeFile(path string, size int64) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("bench: %w", err)
+	}
+	source := rand.NewChaCha8([32]byte{7})
+	block := make([]byte, 1<<20)
+	for written := int64(0); written < size; written += int64(len(block)) {
+		_, _ = source.Read(block) // it never fails
+		if _, err := file.Write(block); err != nil {
+			return errors.Join(fmt.Errorf("bench: %w", err), file.Close())
+		}
+	}
+	return errors.Join(file.Sync(), file.Close())
+}
