@@ -2,8 +2,9 @@
 // and never in the way of other messages.
 //
 // A snapshot travels by kvproto's Tikv.Snapshot, on a TCP connection of its own:
-// the Raft message first, then the data in chunks of 1 MiB. A TiKV, or anything
-// that speaks its protocol, may be at the other end.
+// the Raft message first, then the data in chunks of 1 MiB, or of less if a limit
+// on the rate would have them come in jerks. A TiKV, or anything that speaks its
+// protocol, may be at the other end.
 //
 // # What a host does
 //

@@ -33,9 +33,18 @@ func CreateFile(path string) (*File, error) {
 	return &File{path: path, file: file}, nil
 }
 
+// writeStep is how much is written at once. For a write of a MiB, Linux looks for
+// as large a page, and then takes memory that nobody has touched for long: on a
+// virtual machine that gives such memory back to its host, twice the time of all.
+const writeStep = 128 << 10
+
 // Write implements io.Writer.
-func (f *File) Write(b []byte) (int, error) {
-	n, err := f.file.Write(b)
+func (f *File) Write(b []byte) (n int, err error) {
+	for err == nil && n < len(b) {
+		var written int
+		written, err = f.file.Write(b[n:min(n+writeStep, len(b))])
+		n += written
+	}
 	f.written += int64(n)
 	if ready := f.written - f.started; ready >= writebackStep {
 		startWriteback(f.file, f.started, ready)

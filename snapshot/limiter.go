@@ -13,8 +13,14 @@ const (
 	// minChunkSize is that of a sender that is held back to a low rate: its
 	// receiver should still see something move.
 	minChunkSize = 64 << 10
-	// chunksPerSecond is what a limited sender aims at, at least.
-	chunksPerSecond = 32
+	// plainPerSecond is how many chunks a second a limited sender aims at, at
+	// least.
+	plainPerSecond = 32
+	// evenPerSecond is the same if the receiver is a raftmux store. It takes both
+	// stores' processors little by little, for others wait while a chunk is copied
+	// and summed: with 100 chunks of 1 MiB a second the p99 of heartbeats is three
+	// times what it is without a snapshot, with 400 smaller ones less than twice.
+	evenPerSecond = 400
 )
 
 // Limiter bounds the bytes per second of all Senders that share it, so give one
@@ -36,13 +42,10 @@ func toLimit(bytesPerSecond int64) rate.Limit {
 	return rate.Limit(bytesPerSecond)
 }
 
-// chunk returns how much to send at once.
-func (l *Limiter) chunk() int {
-	limit := l.rate.Limit()
-	if limit >= chunkSize*chunksPerSecond {
-		return chunkSize
-	}
-	return max(minChunkSize, int(limit/chunksPerSecond))
+// chunk returns how much to send at once, if it is to be so many times a second.
+func (l *Limiter) chunk(perSecond rate.Limit) int {
+	size := l.rate.Limit() / perSecond // may be infinite
+	return int(min(chunkSize, max(minChunkSize, size)))
 }
 
 // stepsPerSecond is how often, about, a transfer that waits looks for a new limit.

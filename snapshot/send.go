@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
@@ -27,6 +28,8 @@ type outgoing struct {
 	ctx    context.Context
 	stream grpc.ClientStream
 	data   Data
+
+	chunksPerSecond rate.Limit
 
 	offset int64  // of what was handed over
 	sum    uint32 // CRC32C of the data up to there
@@ -58,7 +61,7 @@ func (s *Sender) carry(ctx context.Context, t *transfer, address string, message
 	if err != nil {
 		return err
 	}
-	o := &outgoing{transfer: t, sender: s, ctx: ctx, stream: stream, data: data}
+	o := &outgoing{transfer: t, sender: s, ctx: ctx, stream: stream, data: data, chunksPerSecond: plainPerSecond}
 	stop := o.watch.start(o)
 	defer stop()
 	err = o.run(address, message)
@@ -89,7 +92,8 @@ func (o *outgoing) run(address string, message *raft_serverpb.RaftMessage) error
 	if err := o.sendMessage(message); err != nil {
 		return o.why(err)
 	}
-	if o.sender.canResume(address) {
+	if o.sender.canResume(address) { // a raftmux store
+		o.chunksPerSecond = evenPerSecond
 		if err := o.resumeAt(o.receiverHas()); err != nil {
 			return err
 		}
@@ -129,7 +133,7 @@ func (o *outgoing) send(buffers mem.BufferSlice) error {
 // an end, which conclude tells.
 func (o *outgoing) sendChunk() error {
 	b := o.sender.blocks.get()
-	n := int(min(int64(o.sender.options.Limiter.chunk()), o.total.Load()-o.offset))
+	n := int(min(int64(o.sender.options.Limiter.chunk(o.chunksPerSecond)), o.total.Load()-o.offset))
 	if err := o.read(b.bytes[:n], o.offset); err != nil {
 		b.release()
 		return err

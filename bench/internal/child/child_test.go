@@ -1,6 +1,8 @@
 package child
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -23,7 +25,7 @@ func connect(t *testing.T, name string, stores int) (sender, receiver *Half) {
 	var back string
 	var endpoint arm.Endpoint
 	must(t, sender.Listen(None{}, &back))
-	must(t, receiver.Serve(ServeArgs{Arm: name, Stores: stores, Back: back}, &endpoint))
+	must(t, receiver.Serve(ServeArgs{Arm: name, Stores: stores, Back: back, Folder: t.TempDir()}, &endpoint))
 	must(t, sender.Dial(DialArgs{Arm: name, Endpoint: endpoint, Workers: 2}, &None{}))
 	return sender, receiver
 }
@@ -128,6 +130,36 @@ func TestBlocked(t *testing.T) {
 	must(t, sender.Held(None{}, &held))
 	if sent.Refused == 0 || held == 0 {
 		t.Errorf("%d refused, %d bytes held", sent.Refused, held)
+	}
+}
+
+// A file arrives, and messages pass beside it.
+func TestCarry(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "data")
+	must(t, os.WriteFile(path, make([]byte, 3<<20), 0o600))
+	for _, name := range []string{"snapshot raftmux", "snapshot raw"} {
+		t.Run(name, func(t *testing.T) {
+			sender, _ := connect(t, name, 1)
+			var took time.Duration
+			must(t, sender.Carry(CarryArgs{Path: path}, &took))
+			if took <= 0 {
+				t.Errorf("it took %v", took)
+			}
+			if err := sender.Carry(CarryArgs{Path: path + " that isn't there"}, &took); err == nil {
+				t.Error("what isn't there has arrived")
+			}
+		})
+	}
+	sender, _ := connect(t, "snapshot raftmux", 1)
+	for _, beside := range []*CarryArgs{nil, {Path: path, Rate: 1 << 20}} {
+		var found []time.Duration
+		must(t, sender.Beats(BeatsArgs{Duration: 20 * time.Millisecond, Beside: beside}, &found))
+		if len(found) != 3 || found[0] <= 0 {
+			t.Errorf("the round trips are %v", found)
+		}
+	}
+	if err := sender.Beats(BeatsArgs{Beside: &CarryArgs{Path: path + " that isn't there"}}, new([]time.Duration)); err == nil {
+		t.Error("what isn't there was carried beside")
 	}
 }
 
