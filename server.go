@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
@@ -34,6 +35,9 @@ func GRPCServerOptions() []grpc.ServerOption {
 		grpc.MaxRecvMsgSize(maxReceiveSize),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.ReadBufferSize(readBufferSize),
+		// gRPC's own pool clears what it hands out for each frame, which is then
+		// read over.
+		experimental.BufferPool(new(wire.Pool)),
 		// Both windows, or the connection's stays at 64 KiB.
 		grpc.InitialWindowSize(DefaultWindowSize),
 		grpc.InitialConnWindowSize(DefaultWindowSize),

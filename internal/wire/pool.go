@@ -12,8 +12,8 @@ const (
 	largestPooled  = 24 // 16 MiB
 )
 
-// Pool keeps memory for what is received in several pieces and needed in one.
-// gRPC's own pool clears what it hands out, a MiB for a message of 33 KiB; this
+// Pool keeps memory for what is received, and for what of that is needed in one
+// piece and came in several. gRPC's own pool clears what it hands out, a MiB for a message of 33 KiB; this
 // one does not, for nothing is read that was not written, and goes by powers of two.
 // Its zero value is ready, and safe for concurrent use.
 type Pool struct {
