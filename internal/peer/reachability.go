@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/raftmux/raftmux/internal/mutant"
+	"github.com/raftmux/raftmux/internal/queue"
 )
 
 // reachability is whether a store can be reached, and what the host was told of
@@ -86,7 +87,7 @@ func (s *Store) unreached() {
 // downEdge tells the host, at most once per backoff step. A further edge within
 // the step is covered by what the host was told, unless the store came back in
 // between: then the host believes that it is up, and hears of this edge when
-// the step is over. It returns whether the host was told now. The caller holds
+// the step is over, or when Close is. It returns whether the host was told now. The caller holds
 // s.mu.
 func (s *Store) downEdge() (told bool) {
 	wait := s.options.BackoffStep - time.Since(s.reach.lastDown)
@@ -95,7 +96,7 @@ func (s *Store) downEdge() (told bool) {
 		s.tellDown()
 		return true
 	case s.reach.told == toldDown || s.reach.deferred != nil:
-	case s.ended: // nobody is there any more to wait for the end of the step
+	case s.ended && s.endReason != queue.ReasonClosing: // nobody is there any more to wait for the end of the step
 		s.tellDown()
 		return true
 	default:
