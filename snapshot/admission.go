@@ -17,7 +17,7 @@ type admission struct {
 	life  time.Duration // of a reservation, and of the memory of who was turned away
 
 	mu       sync.Mutex
-	taken    int
+	taken    map[recipient]int       // streams: a newer one for the same peer supersedes the older
 	reserved map[recipient]time.Time // until when
 	waiting  map[recipient]time.Time // recoveries that were turned away, likewise
 }
@@ -25,6 +25,7 @@ type admission struct {
 func newAdmission(limit int, life time.Duration) *admission {
 	return &admission{
 		limit: limit, life: life,
+		taken:    make(map[recipient]int),
 		reserved: make(map[recipient]time.Time), waiting: make(map[recipient]time.Time),
 	}
 }
@@ -41,7 +42,8 @@ func (a *admission) reserve(who recipient, forBalance bool, now time.Time) error
 }
 
 // acquire takes room for a snapshot that has come, or fails with ErrBusy. It uses
-// up the reservation. Every success is to be followed by a release.
+// up the reservation. A stream that supersedes another has that one's room. Every
+// success is to be followed by a release.
 func (a *admission) acquire(who recipient, forBalance bool, now time.Time) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -49,24 +51,26 @@ func (a *admission) acquire(who recipient, forBalance bool, now time.Time) error
 		return err
 	}
 	delete(a.reserved, who)
-	a.taken++
+	a.taken[who]++
 	return nil
 }
 
-func (a *admission) release() {
+func (a *admission) release(who recipient) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.taken--
+	if a.taken[who]--; a.taken[who] == 0 {
+		delete(a.taken, who)
+	}
 }
 
 // admit says whether there is room, and remembers a recovery for which there is none.
 func (a *admission) admit(who recipient, forBalance bool, now time.Time) error {
 	expire(a.reserved, now)
 	expire(a.waiting, now)
-	if _, ok := a.reserved[who]; ok {
+	if _, ok := a.reserved[who]; ok || a.taken[who] > 0 {
 		return nil
 	}
-	used := a.taken + len(a.reserved)
+	used := len(a.taken) + len(a.reserved)
 	limit := a.limit
 	if forBalance {
 		limit -= len(a.waiting)
@@ -78,9 +82,19 @@ func (a *admission) admit(who recipient, forBalance bool, now time.Time) error {
 	if !forBalance && len(a.waiting) < a.limit {
 		a.waiting[who] = now.Add(a.life)
 	}
-	// TiKV's words.
-	return fmt.Errorf("%w: the number of received snapshot tasks %d exceeded the limitation %d", ErrBusy, used, a.limit)
+	return &receiverBusyError{used: used, limit: a.limit}
 }
+
+// receiverBusyError is ErrBusy in TiKV's words.
+type receiverBusyError struct{ used, limit int }
+
+// Error implements error.
+func (e *receiverBusyError) Error() string {
+	return fmt.Sprintf("the number of received snapshot tasks %d exceeded the limitation %d", e.used, e.limit)
+}
+
+// Is makes it an ErrBusy.
+func (e *receiverBusyError) Is(target error) bool { return target == ErrBusy }
 
 func expire(m map[recipient]time.Time, now time.Time) {
 	for who, until := range m {

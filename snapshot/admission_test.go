@@ -24,23 +24,25 @@ func TestAdmission(t *testing.T) {
 	step("and asks again", a.reserve(who(2), false, now), false)
 	step("no room for a third", a.acquire(who(3), false, now), true)
 	step("the second comes", a.acquire(who(2), false, now), false)
-	step("and again", a.acquire(who(2), false, now), true) // its reservation is used up
+	step("and again", a.acquire(who(2), false, now), false) // supersedes the one before
+	a.release(who(2))
+	step("its reservation is used up", a.reserve(who(6), false, now), true)
 
-	a.release()
+	a.release(who(2))
 	step("balance has to leave room for 3", a.reserve(who(4), true, now), true)
 	step("3 comes", a.acquire(who(3), false, now), false)
-	a.release()
-	a.release()
-	step("2 has waited too", a.acquire(who(4), true, now), false)
+	a.release(who(3))
+	a.release(who(1))
+	step("6 has waited too", a.acquire(who(4), true, now), false)
 	step("and has the last room", a.acquire(who(5), true, now), true)
 	now = now.Add(time.Minute)
 	step("nobody waits any more", a.reserve(who(5), true, now), false)
 	step("no room", a.reserve(who(6), false, now), true)
 	now = now.Add(time.Minute)
 	step("a reservation has expired", a.reserve(who(6), false, now), false)
-	a.release()
+	a.release(who(4))
 	step("one is free", a.acquire(who(7), false, now), false)
-	if a.taken != 1 || len(a.reserved) != 1 || len(a.waiting) != 0 {
-		t.Errorf("%d taken, %d reserved, %d waiting", a.taken, len(a.reserved), len(a.waiting))
+	if len(a.taken) != 1 || len(a.reserved) != 1 || len(a.waiting) != 0 {
+		t.Errorf("%d taken, %d reserved, %d waiting", len(a.taken), len(a.reserved), len(a.waiting))
 	}
 }

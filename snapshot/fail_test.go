@@ -256,7 +256,8 @@ func TestC9ReceiverNeverAnswers(t *testing.T) {
 	}
 }
 
-// A receiver that is slow but moves is not cut, however long it takes altogether.
+// A receiver that is slow but moves is not cut, however long it takes altogether: a
+// transfer of that size may.
 func TestSlowReceiverIsNotCut(t *testing.T) {
 	t.Parallel()
 	const size = 6 << 20
@@ -264,7 +265,9 @@ func TestSlowReceiverIsNotCut(t *testing.T) {
 	proxy := rig.NewProxy(t, s.address)
 	proxy.SetRate(2 << 20)
 	want := random(1, size)
-	sender := newSender(t, memory{7: want}, func(o *snapshot.SenderOptions) { o.StallTimeout = 1500 * time.Millisecond })
+	sender := newSender(t, memory{7: want}, func(o *snapshot.SenderOptions) {
+		o.StallTimeout, o.Grace, o.MinRate = 1500*time.Millisecond, time.Second, 256<<10
+	})
 	if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, size)); err != nil {
 		t.Error(err)
 	}

@@ -124,7 +124,9 @@ func TestBusy(t *testing.T) {
 	if !errors.Is(err, snapshot.ErrBusy) || !strings.Contains(err.Error(), "the number of received snapshot tasks 1 exceeded the limitation 1") {
 		t.Errorf("a full receiver: %v", err)
 	}
-	if err := sendChunks(t, s.address, nil, &raft_serverpb.SnapshotChunk{Message: message(2, 10)}); status.Code(err) != codes.ResourceExhausted {
+	const text = "the number of received snapshot tasks 1 exceeded the limitation 1" // TiKV's
+	err = sendChunks(t, s.address, nil, &raft_serverpb.SnapshotChunk{Message: message(2, 10)})
+	if st := status.Convert(err); st.Code() != codes.ResourceExhausted || st.Message() != text {
 		t.Errorf("to a plain peer: %v", err)
 	}
 	ask := snapshot.PrecheckRequest{RegionID: 2, PeerID: 22, StoreID: there}
@@ -277,7 +279,8 @@ func TestComesAgain(t *testing.T) {
 	t.Parallel()
 	into, began, release := held()
 	defer release()
-	s := newStore(t, withSink(into))
+	// The one that comes again needs no room besides its own.
+	s := newStore(t, withSink(into), func(o *snapshot.ReceiverOptions) { o.MaxTransfers = 1 })
 	const size = 3 << 20
 	want := random(1, size)
 	sender := newSender(t, memory{7: want})
@@ -330,6 +333,32 @@ func TestLimiterChanges(t *testing.T) {
 		t.Error(err)
 	}
 	s.expect(t, 7, want)
+}
+
+// A transfer that waits for the limiter notices all the same that its receiver has
+// ended the stream.
+func TestLimitedSenderNoticesTheEnd(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	const size = 4 << 20
+	sender := newSender(t, memory{7: random(1, size)}, func(o *snapshot.SenderOptions) {
+		o.Limiter = snapshot.NewLimiter(1) // after a burst of 1 MiB: weeks
+	})
+	result := make(chan error, 1)
+	go func() { result <- sender.SendSnapshot(context.Background(), s.address, message(7, size)) }()
+	rig.Eventually(t, rig.WaitTimeout, func() bool {
+		list := s.Transfers()
+		return len(list) == 1 && list[0].Done > 0
+	}, "the burst has come")
+	s.Cancel(7)
+	select {
+	case err := <-result:
+		if err == nil || !strings.Contains(err.Error(), "cancelled") {
+			t.Errorf("ended with %v", err)
+		}
+	case <-time.After(rig.WaitTimeout):
+		t.Fatal("it still waits for the limiter")
+	}
 }
 
 // A deadline doesn't lift the limit: a transfer that it is too short for ends with it.

@@ -104,11 +104,12 @@ func (in *incoming) announced(md metadata.MD, d description) error {
 
 func (in *incoming) admit(d description, message *raft_serverpb.RaftMessage, first wire.SnapshotChunk) (err error) {
 	r := in.receiver
-	if err := r.admission.acquire(recipient{d.regionID, d.peerID}, d.forBalance, time.Now()); err != nil {
+	who := recipient{d.regionID, d.peerID}
+	if err := r.admission.acquire(who, d.forBalance, time.Now()); err != nil {
 		r.metrics.ended(err, 0)
 		return err
 	}
-	defer r.admission.release()
+	defer r.admission.release(who)
 	t := newTransfer(d, Receiving, in.cancel)
 	t.sequence = r.sequence.Add(1)
 	t.total.Store(in.size)

@@ -29,6 +29,9 @@ type outgoing struct {
 	stream grpc.ClientStream
 	data   Data
 
+	sending context.Context // ends when the receiver has ended the stream, too
+	answer  chan error      // how it did
+
 	chunksPerSecond rate.Limit
 
 	offset int64  // of what was handed over
@@ -64,6 +67,7 @@ func (s *Sender) carry(ctx context.Context, t *transfer, address string, message
 	o := &outgoing{transfer: t, sender: s, ctx: ctx, stream: stream, data: data, chunksPerSecond: plainPerSecond}
 	stop := o.watch.start(o)
 	defer stop()
+	o.listen()
 	err = o.run(address, message)
 	endStream() // or Header would wait for a stream that failed on our side
 	s.learn(stream, address)
@@ -86,6 +90,17 @@ func (s *Sender) learn(stream grpc.ClientStream, address string) {
 	if header, err := stream.Header(); err == nil && header != nil {
 		s.setResumes(address, len(header.Get(wire.SnapshotOffsetKey)) > 0)
 	}
+}
+
+// listen notes how the receiver ends the stream, which may be at any time: also
+// while the limiter has us wait.
+func (o *outgoing) listen() {
+	sending, over := context.WithCancel(o.ctx)
+	o.sending, o.answer = sending, make(chan error, 1)
+	o.watch.running.Go(func() { // ends with the stream
+		defer over()
+		o.answer <- o.stream.RecvMsg(new(raft_serverpb.Done))
+	})
 }
 
 func (o *outgoing) run(address string, message *raft_serverpb.RaftMessage) error {
@@ -168,9 +183,12 @@ func (o *outgoing) read(b []byte, offset int64) error {
 func (o *outgoing) throttle(n int) error {
 	o.watch.held.Store(true)
 	defer o.watch.held.Store(false)
-	waited, err := o.sender.options.Limiter.wait(o.ctx, n)
+	waited, err := o.sender.options.Limiter.wait(o.sending, n)
 	o.watch.throttled.Add(int64(waited))
 	o.touch()
+	if err != nil && o.ctx.Err() == nil {
+		return io.EOF // as SendMsg would say
+	}
 	return err
 }
 
@@ -242,7 +260,7 @@ func (o *outgoing) resumeAt(has wire.SnapshotOffset) error {
 
 // conclude waits for how the receiver ends the stream.
 func (o *outgoing) conclude() error {
-	err := o.stream.RecvMsg(new(raft_serverpb.Done))
+	err := <-o.answer
 	if err == nil {
 		o.done.Store(o.total.Load())
 		return nil
