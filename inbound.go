@@ -65,16 +65,11 @@ func (s *Server) admit(stream grpc.ServerStream, bare bool) (*inbound, error) {
 	if err := in.identify(); err != nil {
 		return nil, err
 	}
-	older, err := s.enter(in)
-	if err != nil {
+	if err := in.takeOver(); err != nil {
 		return nil, err
 	}
-	if older != nil {
-		close(older.superseded)
-		older.stop()
-	}
 	// Headers at once: by them a raftmux store knows that the peer is up.
-	err = stream.SendHeader(metadata.Pairs(
+	err := stream.SendHeader(metadata.Pairs(
 		wire.VersionKey, wire.Version,
 		wire.CapabilitiesKey, "",
 		wire.StoreKey, strconv.FormatUint(s.options.StoreID, 10),
@@ -104,6 +99,21 @@ func (in *inbound) identify() error {
 	}
 	in.known, in.id = true, id
 	in.key = senderKey{storeID: storeID, lane: id.Lane, index: id.Index}
+	return nil
+}
+
+// takeOver lists the stream, ends the older one of the same connection, and waits
+// until that hands nothing over any more. Meanwhile it counts as handing over
+// itself, so that a third one, which takes over from it, waits for both.
+func (in *inbound) takeOver() error {
+	in.delivering.Lock()
+	defer in.delivering.Unlock()
+	older, err := in.server.enter(in)
+	if err != nil || older == nil {
+		return err
+	}
+	close(older.superseded)
+	older.stop()
 	return nil
 }
 

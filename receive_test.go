@@ -306,21 +306,29 @@ func TestC5NewerGenerationTakesOver(t *testing.T) {
 	}
 }
 
-// C5: nothing of the newer generation is delivered before the older has ended,
-// and nothing of the older after.
-func TestC5NewerWaitsForOlder(t *testing.T) {
-	t.Parallel()
-	var box inbox
+// heldUp is a server whose host takes messages, and holds up the stream of the first
+// one until release.
+func heldUp(t *testing.T, box *inbox) (server *receiving, release func()) {
+	t.Helper()
 	gate := make(chan struct{})
-	server := newReceiving(t, raftmux.ServerOptions{Handler: handlerFunc(func(m *raft_serverpb.RaftMessage) error {
+	release = sync.OnceFunc(func() { close(gate) })
+	server = newReceiving(t, raftmux.ServerOptions{Handler: handlerFunc(func(m *raft_serverpb.RaftMessage) error {
 		_ = box.Step(m)
 		if m.Message.Index == 1 {
 			<-gate
 		}
 		return nil
 	})})
-	release := sync.OnceFunc(func() { close(gate) })
 	t.Cleanup(release)
+	return server, release
+}
+
+// C5: nothing of the newer generation is delivered before the older has ended,
+// and nothing of the older after.
+func TestC5NewerWaitsForOlder(t *testing.T) {
+	t.Parallel()
+	var box inbox
+	server, release := heldUp(t, &box)
 	older := generationOf(t, server.addr, 77, 0, 1)
 	older.Header(t)
 	for _, m := range numbered(1, 1, 300, 10) { // a batch each; the first one is held
@@ -349,6 +357,44 @@ func TestC5NewerWaitsForOlder(t *testing.T) {
 		if m.Message.Index != uint64(i)+1 {
 			t.Fatalf("message %d is at the place of %d", m.Message.Index, i+1)
 		}
+	}
+}
+
+// C5: while one generation is held up, a second takes over from it and a third from
+// that: the third waits for both.
+func TestC5ThirdWaitsForBoth(t *testing.T) {
+	t.Parallel()
+	var box inbox
+	server, release := heldUp(t, &box)
+	first := generationOf(t, server.addr, 77, 0, 1)
+	first.Header(t)
+	if err := first.Send(numbered(1, 1, 10, 10)...); err != nil {
+		t.Fatal(err)
+	}
+	box.wait(t, 1)
+	var later []*rig.RaftStream
+	for i := range uint64(2) {
+		stream := generationOf(t, server.addr, 77, 0, 2+int(i))
+		if err := stream.Send(numbered(1, 101+100*i, 110+100*i, 10)...); err != nil {
+			t.Fatal(err)
+		}
+		rig.Eventually(t, rig.WaitTimeout, func() bool { return server.Stats().Streams >= int(2+i) }, "it has come")
+		later = append(later, stream)
+	}
+	rig.Never(t, 50*time.Millisecond, func() bool { return len(box.all()) > 1 }, "a later one overtook")
+	release()
+	if err := later[1].Finish(t); err != nil {
+		t.Errorf("the third one ended with %v", err)
+	}
+	last := uint64(0)
+	for _, m := range box.all() {
+		if m.Message.Index <= last {
+			t.Fatalf("%d came behind %d", m.Message.Index, last)
+		}
+		last = m.Message.Index
+	}
+	if last != 210 {
+		t.Errorf("the last one is %d", last)
 	}
 }
 
