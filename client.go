@@ -85,6 +85,7 @@ func (c *Client) peerOptions() *peer.Options {
 		Limits:         o.tuning().limits(),
 		BackoffStep:    o.BackoffStep,
 		StallTimeout:   o.SendStallTimeout,
+		ResolveTimeout: o.ConnectTimeout,
 		Transport:      o.Transport,
 	}
 }

@@ -68,9 +68,10 @@ type ClientOptions struct {
 	// room for MaxMessageSize at least. Default 64 MiB.
 	QueueBytes int
 	// MemoryBudget bounds those bytes for all stores together. A connection may
-	// hold at most half of what is free, above 256 KiB that each is sure of, so
-	// that dead peers leave room for the living. At least four times
-	// MaxMessageSize. Default 512 MiB.
+	// hold at most half of what is free, so that dead peers leave room for the
+	// living. On top of it each connection is sure of 256 KiB, and that of a
+	// store's heartbeats and votes of 4 MiB. Snapshot messages are bounded by
+	// MaxSnapshots instead. At least four times MaxMessageSize. Default 512 MiB.
 	MemoryBudget int
 	// MaxBatchMessages cuts batches by count (raft-msg-max-batch-size). Default 128.
 	MaxBatchMessages int
@@ -82,7 +83,8 @@ type ClientOptions struct {
 	MaxBatchBytes int
 	// MaxMessageSize is the encoded size above which a message is refused
 	// (max-message-size). One larger than MaxBatchBytes travels alone. Snapshot
-	// messages have MaxSnapshotMessageSize instead. Default 64 MiB.
+	// messages have MaxSnapshotMessageSize instead. A Server takes no more than
+	// 128 MiB at once, so neither may be above 127. Default 64 MiB.
 	MaxMessageSize int
 	// ReferToPayloads is the size from which on the payload of an entry is not copied
 	// by Send, but referred to until gRPC has let go of it or the message was
@@ -99,7 +101,8 @@ type ClientOptions struct {
 	MaxMessageAge time.Duration
 
 	// BackoffStep spaces the attempts to reach a store: attempt n waits for
-	// BackoffStep x min(n, 5), give or take a fifth
+	// BackoffStep x min(n, 5), give or take a fifth, unless the one before lived
+	// for longer than that: then it waits for up to a fifth of BackoffStep
 	// (raft-client-backoff-step). Default 1 s.
 	BackoffStep time.Duration
 	// SendStallTimeout is how long a stream may make no progress while it holds
@@ -107,7 +110,8 @@ type ClientOptions struct {
 	// A second is added for each MiB that it holds, so a slow link is not cut.
 	// Default 10 s.
 	SendStallTimeout time.Duration
-	// ConnectTimeout bounds the making of a connection. Default 5 s.
+	// ConnectTimeout bounds a look-up of the Resolver, and the making of a
+	// connection. Default 5 s.
 	ConnectTimeout time.Duration
 	// KeepaliveTime is the time without traffic after which a connection is
 	// probed (grpc-keepalive-time); gRPC makes 10 s of less. Default 10 s.
@@ -235,8 +239,8 @@ func (o ClientOptions) validate() error {
 		{"QueueMessages", o.QueueMessages, o.ConnectionsPerStore, 1 << 24},
 		{"QueueBytes", o.QueueBytes, 1, 1 << 40},
 		{"MaxBatchMessages", o.MaxBatchMessages, 1, 1 << 20},
-		{"MaxBatchBytes", o.MaxBatchBytes, 1, 1 << 30},
-		{"MaxMessageSize", o.MaxMessageSize, 1, 1 << 30},
+		{"MaxBatchBytes", o.MaxBatchBytes, 1, maxSendSize},
+		{"MaxMessageSize", o.MaxMessageSize, 1, maxSendSize},
 		{"MemoryBudget", o.MemoryBudget, minBudgetMessages * o.MaxMessageSize, 1 << 40},
 		{"WindowSize", o.WindowSize, 64 << 10, 1 << 30},
 	} {

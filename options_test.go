@@ -33,6 +33,8 @@ func TestClientOptionErrors(t *testing.T) {
 		"batch messages":            {"MaxBatchMessages", func(o *raftmux.ClientOptions) { o.MaxBatchMessages = -1 }},
 		"batch bytes":               {"MaxBatchBytes", func(o *raftmux.ClientOptions) { o.MaxBatchBytes = -1 }},
 		"message size":              {"MaxMessageSize", func(o *raftmux.ClientOptions) { o.MaxMessageSize = -1 }},
+		"more than a Server takes":  {"MaxMessageSize", func(o *raftmux.ClientOptions) { o.MaxMessageSize = 128 << 20 }},
+		"batch beyond a Server's":   {"MaxBatchBytes", func(o *raftmux.ClientOptions) { o.MaxBatchBytes = 128 << 20 }},
 		"message size beyond gRPC":  {"MaxMessageSize", func(o *raftmux.ClientOptions) { o.MaxMessageSize = 1 << 40 }},
 		"payloads":                  {"ReferToPayloads", func(o *raftmux.ClientOptions) { o.ReferToPayloads = 4095 }},
 		"window":                    {"WindowSize", func(o *raftmux.ClientOptions) { o.WindowSize = 1 }},

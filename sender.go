@@ -71,6 +71,8 @@ func (s *Sender) Send(message *raft_serverpb.RaftMessage) error {
 // used after it has returned. One that can do without copies is a PayloadEncoder.
 func (s *Sender) SendEncoded(envelope Envelope, encoder Encoder) error {
 	if s.closed {
+		// What it refuses is counted at once: there will be no Flush.
+		s.client.metrics.Failed(ReasonLabel(ErrDisconnected), envelope.ToStoreID, 1)
 		return refuse(envelope, ErrDisconnected, "the sender is closed")
 	}
 	if problem := s.client.invalid(envelope); problem != "" {

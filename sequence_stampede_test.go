@@ -72,6 +72,7 @@ func TestC12HundredStoresDontStampede(t *testing.T) {
 		}
 		sender.Close()
 		time.Sleep(time.Minute)
+		cut := time.Now()
 		close(s.cut)
 		time.Sleep(time.Minute)
 
@@ -79,8 +80,17 @@ func TestC12HundredStoresDontStampede(t *testing.T) {
 		if len(s.attempts) != stores {
 			t.Errorf("%d stores were tried again", len(s.attempts))
 		}
-		// The streams had lived for long, so the first attempt is at once; the
-		// waits before those after it are jittered.
+		// The streams had lived for long, so the first attempt costs no backoff; but
+		// all of them broke at once.
+		var firsts []time.Duration
+		for _, attempts := range s.attempts {
+			firsts = append(firsts, attempts[0].Sub(cut))
+		}
+		slices.Sort(firsts)
+		if most := firsts[stores-1]; most > step/5 || firsts[stores*3/4]-firsts[stores/4] < step/20 {
+			t.Errorf("the first attempts are from %v to %v", firsts[0], most)
+		}
+		// The waits before those after it are jittered.
 		for round := 1; round <= 8; round++ {
 			wait := step * time.Duration(min(round, 5))
 			var waits, moments []time.Duration

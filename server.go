@@ -21,6 +21,10 @@ import (
 // message of a TiKV whose max-grpc-send-msg-len was raised from its 10 MiB.
 const maxReceiveSize = 128 << 20
 
+// maxSendSize bounds what a Client may be asked to send at once: a message that no
+// Server takes would break the stream that others use.
+const maxSendSize = maxReceiveSize - 1<<20
+
 // readBufferSize is what is read at once, twice gRPC's default. gRPC has the buffer
 // from a pool while something comes in, but with TLS each connection keeps one.
 const readBufferSize = 64 << 10

@@ -8,6 +8,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/raftmux/raftmux/internal/queue"
 )
 
@@ -30,6 +33,9 @@ type Connection struct {
 	used  uint64    // number of the last look-up
 	since time.Time // look-ups begun before this are too old
 	retry retry
+	// The peer knew neither kind of stream the last time: it is handed nothing
+	// before it has shown that it does, or each attempt would lose some.
+	doubtful bool
 }
 
 func newConnection(store *Store, lane Lane, index int) *Connection {
@@ -103,6 +109,7 @@ func (c *Connection) run() {
 			c.part(failed)
 			break
 		}
+		c.doubtful = failed.at == atFallback
 		first := c.retry.failed(time.Since(begun))
 		c.since = time.Now().Add(-c.store.options.BackoffStep / 4)
 		c.settle(failed, first)
@@ -114,7 +121,8 @@ func (c *Connection) run() {
 // close since. What only failed because of that is no failure.
 func (c *Connection) part(failed *failure) {
 	unreached := failed.at == atConnect || failed.at == atFallback
-	if unreached && !errors.Is(failed.err, context.Canceled) && c.store.reason() == queue.ReasonClosing {
+	cancelled := errors.Is(failed.err, context.Canceled) || status.Code(failed.err) == codes.Canceled
+	if unreached && !cancelled && c.store.reason() == queue.ReasonClosing {
 		c.store.unreached()
 	}
 }
@@ -152,7 +160,7 @@ func (c *Connection) serve(link Link, address string) *failure {
 	for _, kind := range chain() {
 		var g *generation
 		var openErr error
-		apart(func() { g, openErr = c.openGeneration(link, kind) })
+		apart(func() { g, openErr = c.openGeneration(link, kind, address) })
 		if openErr != nil {
 			return &failure{atConnect, fmt.Errorf("raftmux: open a stream to store %d at %s: %w", c.store.id, address, openErr)}
 		}
@@ -174,9 +182,10 @@ func (c *Connection) serve(link Link, address string) *failure {
 // the peer has confirmed everything and the Client is closing.
 func (c *Connection) live(g *generation) error {
 	defer c.open.Store(false)
-	p := &pump{connection: c, generation: g}
-	c.pump.Store(p)
-	p.start()
+	p := g.pump
+	if !c.doubtful {
+		c.begin(g)
+	}
 	g.wait(c.store)
 	c.pump.Store(nil)
 	g.cancel()
@@ -190,6 +199,12 @@ func (c *Connection) live(g *generation) error {
 		return nil
 	}
 	return g.err()
+}
+
+// begin lets a generation carry messages.
+func (c *Connection) begin(g *generation) {
+	c.pump.Store(g.pump)
+	g.pump.start()
 }
 
 // woken sees to it that somebody looks at the queue. Between two generations
@@ -243,11 +258,12 @@ type retry struct {
 
 // failed notes a failed attempt and its length, and says whether it was the
 // first one in a row. An attempt that lived for longer than the wait that it
-// would cost is forgiven.
+// would cost is forgiven: the next begins at once, but for the spread, lest all
+// who lost a store together dial it together.
 func (r *retry) failed(lived time.Duration) (first bool) {
 	wait := r.step * time.Duration(min(r.failures+1, maxBackoff))
 	if lived > wait {
-		r.failures, r.pause = 0, 0
+		r.failures, r.pause = 0, time.Duration(rand.Int64N(int64(r.step/5)+1))
 		return true
 	}
 	r.failures++

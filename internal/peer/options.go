@@ -67,7 +67,8 @@ type Options struct {
 	Pool          *queue.Pool
 	Limits        queue.Limits // until SetLimits
 
-	Transport    Transport
-	BackoffStep  time.Duration
-	StallTimeout time.Duration
+	Transport      Transport
+	BackoffStep    time.Duration
+	StallTimeout   time.Duration
+	ResolveTimeout time.Duration
 }

@@ -35,7 +35,12 @@ func (s *Store) cameUp(g *generation) {
 	}
 	g.up = true
 	s.reach.up++
-	s.lookups.stale = ""
+	if s.lookups.stale != g.address { // an idle stream to the wrong store may count as up
+		s.lookups.stale = ""
+	}
+	if g.whenUp != nil {
+		g.whenUp()
+	}
 	if s.reach.told != toldUp {
 		s.reach.told = toldUp
 		s.options.Reporter.StoreUp(s.id)

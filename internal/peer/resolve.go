@@ -21,6 +21,7 @@ type lookups struct {
 type lookup struct {
 	number  uint64
 	started time.Time
+	stale   string // what the Resolver was told
 	done    chan struct{}
 	address string
 	err     error
@@ -49,10 +50,22 @@ func (s *Store) resolve(ctx context.Context, used uint64, since time.Time) (*loo
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		if l.number > used && !l.started.Before(since) {
+		if s.isNews(l, used, since) {
 			return l, l.err
 		}
 	}
+}
+
+// isNews says whether a look-up is later than what a connection knows, and was told
+// what is known of the address that it had before.
+func (s *Store) isNews(l *lookup, used uint64, since time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lookups.isNews(l, used, since)
+}
+
+func (ls *lookups) isNews(l *lookup, used uint64, since time.Time) bool {
+	return l.number > used && !l.started.Before(since) && (ls.stale == "" || l.stale == ls.stale)
 }
 
 // lookup returns the look-up to wait for, and begins one if need be.
@@ -60,13 +73,12 @@ func (s *Store) lookup(used uint64, since time.Time) *lookup {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l := s.lookups.latest; l != nil {
-		if !l.finished() || (l.number > used && !l.started.Before(since)) {
+		if !l.finished() || s.lookups.isNews(l, used, since) {
 			return l
 		}
 	}
 	s.lookups.count++
-	l := &lookup{number: s.lookups.count, started: time.Now(), done: make(chan struct{})}
-	stale := s.lookups.stale
+	l := &lookup{number: s.lookups.count, started: time.Now(), stale: s.lookups.stale, done: make(chan struct{})}
 	if old := s.lookups.latest; mutant.Active == mutant.C14 && old != nil && old.err == nil { // the address is remembered
 		l.address, s.lookups.latest = old.address, l
 		close(l.done)
@@ -75,7 +87,7 @@ func (s *Store) lookup(used uint64, since time.Time) *lookup {
 	// The caller is a goroutine that Close waits for, so one more may be added.
 	s.set.running.Go(func() {
 		defer close(l.done)
-		l.address, l.err = s.ask(stale)
+		l.address, l.err = s.ask(l.stale)
 	})
 	s.lookups.latest = l
 	return l
@@ -88,7 +100,12 @@ func (s *Store) ask(stale string) (string, error) {
 		err = o.BeforeResolve(s.id)
 	}
 	if err == nil {
-		address, err = o.Resolver.Resolve(s.ctx, s.id, stale)
+		ctx, cancel := context.WithTimeoutCause(s.ctx, o.ResolveTimeout, fmt.Errorf("no answer within %v", o.ResolveTimeout))
+		address, err = o.Resolver.Resolve(ctx, s.id, stale)
+		if err != nil && s.ctx.Err() == nil && ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
+		cancel()
 	}
 	if err == nil && address == "" {
 		err = fmt.Errorf("the resolver returned an empty address")

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
@@ -112,7 +113,6 @@ func (s *Store) dropSnapshot(peer report.Peer, size int, reason queue.Reason, er
 
 func (s *Store) snapshotFailed(peer report.Peer, err error) {
 	s.options.Metrics.Failed("snapshot", s.id, 1)
-	s.options.Logger.Info("send snapshot failed",
-		"store_id", s.id, "region_id", peer.RegionID, "to_peer_id", peer.PeerID, "err", err)
+	s.warn("send snapshot failed", fmt.Errorf("region %d, peer %d: %w", peer.RegionID, peer.PeerID, err), s.address())
 	s.options.Reporter.Snapshot(report.Outcome{Peer: peer, Status: report.SnapshotFailure})
 }

@@ -76,22 +76,25 @@ func chain() [2]Kind {
 // generation is one life of a connection's stream. The connection's goroutine
 // waits for the end, a pump sends.
 type generation struct {
-	kind   Kind
-	stream Stream
-	cancel context.CancelFunc
-	ended  chan struct{} // closed by the waiting goroutine
-	result error         // why it ended, nil for well; belongs to the waiting goroutine
+	kind    Kind
+	address string
+	stream  Stream
+	cancel  context.CancelFunc
+	whenUp  func()        // called when it is up, once, with Store.mu held; may be nil
+	ended   chan struct{} // closed by the waiting goroutine
+	result  error         // why it ended, nil for well; belongs to the waiting goroutine
 
 	carried bool   // belongs to the pump
 	downs   uint64 // of the store when the last batch had been handed over; the pump's too
 
+	pump     *pump
 	up, over bool // guarded by Store.mu
 	upTimer  *time.Timer
 	watchdog *watchdog
 }
 
 // openGeneration opens a stream.
-func (c *Connection) openGeneration(link Link, kind Kind) (*generation, error) {
+func (c *Connection) openGeneration(link Link, kind Kind, address string) (*generation, error) {
 	ctx, cancel := context.WithCancel(c.ctx)
 	stream, err := link.Open(ctx, kind, wire.StreamID{
 		Incarnation: c.store.options.Incarnation,
@@ -104,7 +107,11 @@ func (c *Connection) openGeneration(link Link, kind Kind) (*generation, error) {
 		return nil, err
 	}
 	c.generation.Add(1)
-	g := &generation{kind: kind, stream: stream, cancel: cancel, ended: make(chan struct{})}
+	g := &generation{kind: kind, address: address, stream: stream, cancel: cancel, ended: make(chan struct{})}
+	g.pump = &pump{connection: c, generation: g}
+	if c.doubtful {
+		g.whenUp = func() { c.begin(g) }
+	}
 	c.open.Store(true)
 	// A peer that doesn't send its headers counts as up when the stream has
 	// stayed open for one backoff step.
