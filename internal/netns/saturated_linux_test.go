@@ -107,16 +107,16 @@ func saturate(t *testing.T, here, there *namespace, thereIP string, shaped *name
 	t.Logf("the machine wakes sleepers late by: p99 %v, most %v", lateP99, lateMost)
 	rate := float64(bytes) * 8 / measure.Seconds() / 1e6
 	t.Logf("appends: %.0f Mbit/s; %d refused for want of room; %s", rate, refused, ledgers(status))
+	if e := s.router.Events(); e.StoreUnreachable(2) > 0 {
+		t.Error("a link that is merely busy was taken for a dead one")
+	}
 	switch {
 	case raceDetector || lateP99 > tick/5:
-		t.Log("the processor, not the link, is what is short here: the figures are held against nothing")
+		t.Skip("the processor, not the link, is what is short here: the figures are held against nothing")
 	case rate < 60:
 		t.Error("the link of 100 Mbit wasn't saturated")
 	case p99 >= tick:
 		t.Errorf("heartbeats: p99 is %v, a tick is %v", p99, tick)
-	}
-	if e := s.router.Events(); e.StoreUnreachable(2) > 0 {
-		t.Error("a link that is merely busy was taken for a dead one")
 	}
 }
 
