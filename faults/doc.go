@@ -62,7 +62,8 @@
 //	                                     is counted in ServerStats.Filtered.
 //
 // Snapshot messages never wait and are never repeated on send: each ends in
-// exactly one status, and that is the SnapshotSender's business.
+// exactly one status, and that is the SnapshotSender's business. On receive no rule
+// sees them: they come by another way than other messages, with their data.
 //
 // Messages that wait are bounded, see Options; those above the bound pass at once
 // and are counted. A message that was delayed or repeated breaks what raftmux
