@@ -169,9 +169,9 @@ func TestC10IdleConnectionFoundDeadLater(t *testing.T) {
 			c := newPropClient(t, peer.Addr(), propStep(step), func(o *raftmux.ClientOptions) { o.Dialer = network.dial })
 			c.sendFlush(t, rig.Append(1, 2, 3, 1, 10))
 			peer.WaitMessages(t, 1)
+			c.waitEdges(t, 0, 1) // by the data connection, which stays up longer
 			c.sendFlush(t, rig.Heartbeat(1, 2, 3))
 			peer.WaitMessages(t, 2)
-			c.waitEdges(t, 0, 1)
 			network.begin(1) // the control connection breaks
 			c.waitEdges(t, 1, 1)
 			if late {

@@ -43,8 +43,9 @@ func propStuck() map[string]func(t *testing.T, changes ...func(*raftmux.ClientOp
 		},
 		"backing off": func(t *testing.T, changes ...change) *propClient {
 			c := newPropClient(t, rig.DeadAddress(t), append(changes, propStep(time.Hour))...)
+			release := c.resolver.Block(2) // the only attempt finds the message
 			c.sendFlush(t, rig.Ack(1, 2, 3))
-			// The edge is told before the queue is cleared, which must be over, too.
+			release()
 			rig.Eventually(t, rig.WaitTimeout, func() bool { return c.ledger().Dropped["connect"] == 1 }, "the queue was cleared")
 			c.sendFlush(t, rig.Ack(1, 2, 3))
 			return c

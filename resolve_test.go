@@ -202,7 +202,9 @@ func TestS15ConnectReportsBeforeTheBackoff(t *testing.T) {
 	t.Parallel()
 	h := newSending(t, func(o *raftmux.ClientOptions) { o.BackoffStep = time.Minute })
 	h.resolver.Set(there, rig.DeadAddress(t))
+	release := h.resolver.Block(there) // the first attempt finds the message
 	sendAll(t, h.sender(t), rig.Ack(1, there, 2))
+	release()
 	h.router.WaitFor(t, rig.WaitTimeout, func(e events) bool {
 		return e.Unreachable(1, 2) == 1 && e.StoreUnreachable(there) == 1
 	}, "reports")
