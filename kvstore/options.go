@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/raftmux/raftmux/snapshot"
 )
 
 // Defaults of Options.
@@ -66,7 +68,8 @@ type Options struct {
 	// counted from the store's start. Default 4096 and 16 MiB.
 	MaxLogEntries, MaxLogBytes int
 	// SnapshotRate bounds the bytes per second of all snapshots that the store
-	// sends. Default unlimited.
+	// sends, so that they leave others room; negative for no bound. Default
+	// 100 MiB/s, TiKV's.
 	SnapshotRate int64
 	// FS is where Dir is. Default the disk.
 	FS vfs.FS
@@ -97,6 +100,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxLogBytes == 0 {
 		o.MaxLogBytes = DefaultMaxLogBytes
+	}
+	if o.SnapshotRate == 0 {
+		o.SnapshotRate = snapshot.DefaultRate
 	}
 	if o.Addr == "" {
 		o.Addr = o.Peers[o.StoreID]
@@ -132,8 +138,6 @@ func (o Options) validate() error {
 		return fmt.Errorf("kvstore: option MaxValueSize is %d, must be from 1 to %d", o.MaxValueSize, 32<<20)
 	case o.MaxLogEntries < 2 || o.MaxLogBytes < 1:
 		return fmt.Errorf("kvstore: options MaxLogEntries and MaxLogBytes are %d and %d, must be at least 2 and 1", o.MaxLogEntries, o.MaxLogBytes)
-	case o.SnapshotRate < 0:
-		return fmt.Errorf("kvstore: option SnapshotRate is %d, must be positive", o.SnapshotRate)
 	case o.Join && len(o.Peers) < 2:
 		return fmt.Errorf("kvstore: option Peers must name a store of the cluster to join")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -12,6 +13,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/raftmux/raftmux/snapshot"
 )
 
 // compacted says whether the log of every region of a store begins behind an index.
@@ -341,4 +344,34 @@ func TestSnapshotOfADestroyedPeer(t *testing.T) {
 	if err := h.close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// A store that closes while it sends a snapshot doesn't wait for that, and closes well.
+func TestCloseWhileASnapshotIsSent(t *testing.T) {
+	const rate = 4 << 10 // after a burst of a MiB: many minutes for what follows
+	c := newCluster(t, 3, Options{Regions: 4, MaxLogEntries: 20, SnapshotRate: rate})
+	eventually(t, 20*time.Second, "leaders", c.leadersHome)
+	c.kill(3)
+	random := rand.NewChaCha8([32]byte{})
+	value := make([]byte, 20_000)
+	for i := range 400 {
+		_, _ = random.Read(value) // or it would be compressed to nothing
+		mustSet(t, c.stores[1], fmt.Sprint("key", i), string(value))
+	}
+	c.start(3)
+	sending := uint64(0)
+	eventually(t, 60*time.Second, "a snapshot is held back", func() bool {
+		for id, store := range c.stores {
+			for _, transfer := range store.snapshotSender.Transfers() {
+				if transfer.Phase == snapshot.Moving && transfer.Done > 0 && transfer.Total-transfer.Done > 10*rate*int64(closeTimeout.Seconds()) {
+					sending = id
+				}
+			}
+		}
+		return sending != 0
+	})
+	if err := c.stores[sending].Close(context.Background()); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	c.stop(sending)
 }

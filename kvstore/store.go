@@ -119,7 +119,7 @@ func (s *Store) openSnapshots() (err error) {
 	s.snapshotSender, err = snapshot.NewSender(snapshot.SenderOptions{
 		StoreID: s.options.StoreID,
 		Source:  snapshotSource{s.host.files},
-		Limiter: snapshot.NewLimiter(s.options.SnapshotRate),
+		Limiter: snapshot.NewLimiter(max(0, s.options.SnapshotRate)),
 		Logger:  s.options.Logger,
 	})
 	if err != nil {
@@ -254,9 +254,10 @@ func (s *Store) Close(ctx context.Context) error {
 		s.clients.refuse()
 		s.host.stop()
 		err := s.clients.close()
+		// The Client would wait for snapshots, which take what they take.
+		s.snapshotSender.Close()
 		err = errors.Join(err, s.client.Close(ctx), s.server.Close(ctx))
 		s.grpc.Stop()
-		s.snapshotSender.Close()
 		s.snapshotReceiver.Close()
 		s.serving.Wait()
 		s.closed = errors.Join(err, s.host.close())

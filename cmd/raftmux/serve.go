@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/raftmux/raftmux/kvstore"
+	"github.com/raftmux/raftmux/snapshot"
 )
 
 // serveFlags are the flags of serve as they were given.
@@ -87,7 +88,7 @@ The number of regions can't change.`,
 	f.IntVar(&flags.connections, "connections", 1, "TCP connections to each other store")
 	f.DurationVar(&flags.timeout, "timeout", kvstore.DefaultRequestTimeout, "how long a request may take before it is answered -TRYAGAIN")
 	f.IntVar(&flags.logEntries, "max-log-entries", kvstore.DefaultMaxLogEntries, "above how many log entries a region gives up the older half")
-	f.Int64Var(&flags.snapshotRate, "snapshot-rate", 0, "the bytes per second that snapshots may take (default unlimited)")
+	f.Int64Var(&flags.snapshotRate, "snapshot-rate", snapshot.DefaultRate, "the bytes per second that snapshots may take, 0 for no limit")
 	f.StringVar(&flags.level, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&flags.leash, "leash", false, "stop when standard input ends, and not at Ctrl-C")
 	_ = f.MarkHidden("leash")
@@ -131,6 +132,10 @@ func (f *serveFlags) options(log io.Writer) (kvstore.Options, error) {
 			return kvstore.Options{}, flagError(address.flag, address.value, "must be host:port")
 		}
 	}
+	snapshotRate := f.snapshotRate
+	if snapshotRate == 0 {
+		snapshotRate = -1
+	}
 	return kvstore.Options{
 		StoreID:             f.id,
 		Dir:                 f.dir,
@@ -143,7 +148,7 @@ func (f *serveFlags) options(log io.Writer) (kvstore.Options, error) {
 		RequestTimeout:      f.timeout,
 		Join:                f.join,
 		MaxLogEntries:       f.logEntries,
-		SnapshotRate:        f.snapshotRate,
+		SnapshotRate:        snapshotRate,
 		Logger:              slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: level})),
 	}, nil
 }
