@@ -201,7 +201,8 @@ func (s *Store) infoSnapshots(line func(string, any)) {
 		for _, t := range way.transfers {
 			rate += t.Rate
 			line(fmt.Sprintf("snapshot_%s_region%d", way.name, t.RegionID), fmt.Sprintf(
-				"peer=%d,store=%d,phase=%s,done=%d,total=%d,resumed=%d,rate=%.0f", t.PeerID, t.StoreID, t.Phase, t.Done, t.Total, t.Resumed, t.Rate))
+				"peer=%d,store=%d,phase=%s,done=%d,total=%d,resumed=%d,rate=%.0f,left=%.0fs",
+				t.PeerID, t.StoreID, t.Phase, t.Done, t.Total, t.Resumed, t.Rate, t.Left.Seconds()))
 		}
 		line("snapshot_rate_"+way.name, int64(rate))
 	}
