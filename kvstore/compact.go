@@ -1,6 +1,8 @@
 package kvstore
 
 import (
+	"time"
+
 	"github.com/cockroachdb/pebble/v2"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/tracker"
@@ -17,7 +19,7 @@ func (r *region) compact(db *pebble.DB, options *Options) (bool, error) {
 	}
 	to := min(r.log.truncated.index+(entries+1)/2, r.applied)
 	if entries <= 2*uint64(options.MaxLogEntries) && r.log.bytes <= 2*options.MaxLogBytes {
-		to = r.needed(to)
+		to = r.needed(to, time.Now())
 	}
 	if to <= r.log.truncated.index {
 		return false, nil
@@ -31,10 +33,15 @@ func (r *region) compact(db *pebble.DB, options *Options) (bool, error) {
 }
 
 // needed returns the index up to which no peer needs the log that is alive, or
-// that a snapshot is on its way to: cut off here, it would need another one.
-func (r *region) needed(index uint64) uint64 {
+// that a snapshot is on its way to: cut off here, it would need another one. That
+// goes for one that broke on its way, too: nothing else says that its peer, which
+// has acknowledged nothing yet, is going to come for the rest.
+func (r *region) needed(index uint64, now time.Time) uint64 {
 	if !r.leads {
 		return index
+	}
+	if r.outgoing != nil && r.outgoing.mayGoOn(now) {
+		index = min(index, r.outgoing.at.index)
 	}
 	r.node.WithProgress(func(_ uint64, _ raft.ProgressType, progress tracker.Progress) {
 		switch {

@@ -41,6 +41,10 @@ type Host struct {
 	incarnation uint64
 	workers     []*worker
 
+	// cancelSending ends the snapshots of a region that are being sent. It is set
+	// before start, and doesn't wait.
+	cancelSending func(region uint64)
+
 	sequence      atomic.Uint64 // numbers changes and files
 	restored      atomic.Uint64 // snapshots
 	receivedBytes atomic.Uint64 // of snapshots
@@ -63,6 +67,8 @@ func openHost(options Options) (*Host, error) {
 		views:   make([]view, options.Regions),
 		failed:  make(chan error, 1),
 		cancel:  func() {},
+
+		cancelSending: func(uint64) {},
 	}
 	var err error
 	if h.db, err = openPebble(options, false); err != nil {
@@ -130,6 +136,7 @@ func (h *Host) loadRegion(id uint64) error {
 		return err
 	}
 	w.tombstones[id] = tombstone
+	h.views[id-1].buried.Store(tombstone)
 	peer, err := getNumber(h.db, regionKey(id, partPeer))
 	if err != nil || peer <= tombstone {
 		return err // there is none, or it was destroyed the moment it was made

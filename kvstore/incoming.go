@@ -49,6 +49,9 @@ func (s snapshotSink) CreateSnapshot(_ context.Context, message *raft_serverpb.R
 	if !h.serving.Load() || region == 0 || region > uint64(h.options.Regions) || h.directory.isRetired(message.GetFromPeer().GetStoreId()) {
 		return nil, fmt.Errorf("store %d, region %d: %w", h.options.StoreID, region, errForeign)
 	}
+	if h.isBuried(message) {
+		return nil, fmt.Errorf("store %d, region %d, peer %d: %w", h.options.StoreID, region, message.GetToPeer().GetId(), errBuried)
+	}
 	path := h.files.fs.PathJoin(h.files.dir, fmt.Sprintf("receive-%d-%d.sst", region, h.sequence.Add(1)))
 	file, err := h.files.fs.Create(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
@@ -57,8 +60,21 @@ func (s snapshotSink) CreateSnapshot(_ context.Context, message *raft_serverpb.R
 	return &receiving{host: h, message: message, path: path, file: file}, nil
 }
 
+// errBuried is why a snapshot is not taken any further.
+var errBuried = errors.New("kvstore: the peer was taken out")
+
+// isBuried says whether a message is to a peer that was destroyed. The snapshot
+// package's Receiver.Cancel would do for the region: it would end a transfer to a
+// newer peer as well, whose first message is what destroys the older one.
+func (h *Host) isBuried(message *raft_serverpb.RaftMessage) bool {
+	return message.GetToPeer().GetId() <= h.views[message.GetRegionId()-1].buried.Load()
+}
+
 // Write implements snapshot.Writer.
 func (r *receiving) Write(data []byte) (int, error) {
+	if r.host.isBuried(r.message) {
+		return 0, errBuried
+	}
 	n, err := r.file.Write(data)
 	r.host.receivedBytes.Add(uint64(n))
 	return n, err

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
+	"math"
 	"os"
 	"runtime"
 	"slices"
@@ -197,15 +198,36 @@ func (s *Store) infoSnapshots(line func(string, any)) {
 		transfers []snapshot.Progress
 	}{{"out", s.snapshotSender.Transfers()}, {"in", s.snapshotReceiver.Transfers()}} {
 		line("snapshots_under_way_"+way.name, len(way.transfers))
-		rate := 0.0
+		rate, left := 0.0, int64(0)
 		for _, t := range way.transfers {
 			rate += t.Rate
+			left = laterOf(left, wholeSeconds(t.Left))
 			line(fmt.Sprintf("snapshot_%s_region%d", way.name, t.RegionID), fmt.Sprintf(
-				"peer=%d,store=%d,phase=%s,done=%d,total=%d,resumed=%d,rate=%.0f,left=%.0fs",
-				t.PeerID, t.StoreID, t.Phase, t.Done, t.Total, t.Resumed, t.Rate, t.Left.Seconds()))
+				"peer=%d,store=%d,phase=%s,done=%d,total=%d,resumed=%d,rate=%.0f,left=%ds",
+				t.PeerID, t.StoreID, t.Phase, t.Done, t.Total, t.Resumed, t.Rate, wholeSeconds(t.Left)))
 		}
 		line("snapshot_rate_"+way.name, int64(rate))
+		// Until all that are under way now have ended, -1 if that can't be told.
+		line("snapshot_left_seconds_"+way.name, left)
 	}
+}
+
+// wholeSeconds rounds a time left up, so that 0 means that nothing is left. It is
+// -1 if nobody can tell.
+func wholeSeconds(left time.Duration) int64 {
+	if left < 0 {
+		return -1
+	}
+	return int64(math.Ceil(left.Seconds()))
+}
+
+// laterOf returns the longer of two times left; one that can't be told is longer
+// than any.
+func laterOf(a, b int64) int64 {
+	if a < 0 || b < 0 {
+		return -1
+	}
+	return max(a, b)
 }
 
 func sortedKeys(m map[string]uint64) []string {

@@ -89,7 +89,7 @@ func (w *worker) do(r *region, it *item, now time.Time) {
 		r.unreachable(it.id)
 	case itemSnapshotFailed:
 		w.counters.snapshotsFailed.Add(1)
-		r.node.ReportSnapshot(it.id, raft.SnapshotFailure)
+		r.snapshotBroke(it.id, now)
 	case itemSnapshotFinished:
 		w.counters.snapshotsSent.Add(1)
 		r.node.ReportSnapshot(it.id, raft.SnapshotFinish)
@@ -267,6 +267,8 @@ func (w *worker) destroy(r *region) error {
 	r.orphanOutgoing(w.host.files)
 	delete(w.regions, r.id)
 	w.tombstones[r.id] = r.group.Self.ID
+	r.view.buried.Store(r.group.Self.ID) // which ends the snapshots that come to it
+	w.host.cancelSending(r.id)           // a newer peer has not begun, so none is its own
 	w.given[r.id] = lastGiven{write: r.writes.last, read: r.reads.last}
 	r.view.clear()
 	w.counters.destroyed.Add(1)

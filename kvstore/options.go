@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/raftmux/raftmux/snapshot"
 )
@@ -73,6 +74,10 @@ type Options struct {
 	SnapshotRate int64
 	// FS is where Dir is. Default the disk.
 	FS vfs.FS
+	// Registerer takes the metrics of raftmux: of what the store sends and receives,
+	// and of snapshots. They don't name the store, so no two share one. Close takes
+	// them out again. Default none.
+	Registerer prometheus.Registerer
 	// Logger takes the log. Default none.
 	Logger *slog.Logger
 

@@ -16,6 +16,7 @@ import (
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 
 	"github.com/raftmux/raftmux/snapshot"
 )
@@ -26,8 +27,8 @@ import (
 // Pebble snapshot, off the worker's goroutine.
 
 const (
-	// snapshotKeep is how long a snapshot is kept after it was last handed to Raft:
-	// other peers may need it, and a broken transfer may go on with the rest of it.
+	// snapshotKeep is how long a snapshot is kept after it was last of use: other
+	// peers may need it, and a broken transfer may go on with the rest of it.
 	snapshotKeep = 30 * time.Second
 	// snapshotBuilds is how many are written at a time.
 	snapshotBuilds = 4
@@ -83,7 +84,8 @@ type outgoing struct {
 	confVer uint64
 	at      position
 	message *raftpb.Snapshot
-	used    time.Time     // when it was last handed to Raft; the worker's
+	used    time.Time     // when Raft last asked for it, or it was last on its way; the worker's
+	broken  time.Time     // when it was last heard that it broke on its way; the worker's
 	done    chan struct{} // closed when it is written, or failed
 	err     error         // once done
 	// orphaned says that nobody waits for it any more, and whoever writes it is to
@@ -188,12 +190,43 @@ func (r *region) orphanOutgoing(f *snapshotFiles) {
 	}
 }
 
-// expireOutgoing drops a snapshot that nobody wants any more.
+// expireOutgoing drops a snapshot that nobody wants any more. While one is on its
+// way, which takes what it takes, Raft doesn't ask for it.
 func (r *region) expireOutgoing(f *snapshotFiles, now time.Time) {
-	if r.outgoing != nil && now.Sub(r.outgoing.used) > snapshotKeep {
+	switch {
+	case r.outgoing == nil:
+	case r.isSent():
+		r.outgoing.used = now
+	case now.Sub(r.outgoing.used) > snapshotKeep:
 		r.dropOutgoing(f)
 	}
 }
+
+// isSent says whether the region's snapshot is on its way to any peer.
+func (r *region) isSent() (sent bool) {
+	if r.leads {
+		r.node.WithProgress(func(_ uint64, _ raft.ProgressType, progress tracker.Progress) {
+			sent = sent || r.isSentTo(progress)
+		})
+	}
+	return sent
+}
+
+func (r *region) isSentTo(progress tracker.Progress) bool {
+	return progress.State == tracker.StateSnapshot && progress.PendingSnapshot == r.outgoing.at.index
+}
+
+// snapshotBroke tells Raft that a snapshot has not arrived. The peer is sent the
+// same again as long as it fits, and the transfer goes on where it broke.
+func (r *region) snapshotBroke(peer uint64, now time.Time) {
+	if r.outgoing != nil && r.leads && r.isSentTo(r.node.Status().Progress[peer]) {
+		r.outgoing.used, r.outgoing.broken = now, now
+	}
+	r.node.ReportSnapshot(peer, raft.SnapshotFailure)
+}
+
+// mayGoOn says whether a peer may come for the rest of a snapshot that broke.
+func (o *outgoing) mayGoOn(now time.Time) bool { return now.Sub(o.broken) <= snapshotKeep }
 
 // write writes the state machine of a region as the view has it.
 func (f *snapshotFiles) write(view *pebble.Snapshot, region uint64, path string) (size int64, err error) {

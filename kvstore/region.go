@@ -29,6 +29,7 @@ type view struct {
 	role    atomic.Uint32 // a viewedRole
 	entries atomic.Uint64 // in the log
 	moving  atomic.Bool   // whether a replacement is ordered
+	buried  atomic.Uint64 // the highest peer id that there is a tombstone of
 }
 
 // viewedRole is what this store's replica of a region is.
@@ -253,7 +254,7 @@ func (r *region) close(err error) {
 	}
 }
 
-// clear makes a view that of a region that isn't there.
+// clear makes a view that of a region that isn't there. What was buried remains so.
 func (v *view) clear() {
 	v.applied.Store(0)
 	v.leader.Store(0)

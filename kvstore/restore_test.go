@@ -370,8 +370,12 @@ func TestCloseWhileASnapshotIsSent(t *testing.T) {
 		}
 		return sending != 0
 	})
+	began := time.Now()
 	if err := c.stores[sending].Close(context.Background()); err != nil {
 		t.Errorf("Close: %v", err)
+	}
+	if took := time.Since(began); took >= closeTimeout {
+		t.Errorf("Close took %v", took)
 	}
 	c.stop(sending)
 }

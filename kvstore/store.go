@@ -14,8 +14,13 @@ import (
 	"github.com/raftmux/raftmux/snapshot"
 )
 
-// closeTimeout bounds the transport's farewell when Close's context does not.
-const closeTimeout = 5 * time.Second
+const (
+	// closeTimeout bounds the transport's farewell when Close's context does not.
+	closeTimeout = 5 * time.Second
+	// serverCloseTimeout bounds the end of the streams that came in. No handler of
+	// a Host waits for anything, so this is never reached by one that is well.
+	serverCloseTimeout = 5 * time.Second
+)
 
 // backoffStep is shorter than raftmux's default: the stores are few, and a
 // restarted one is of little use until the others have found it.
@@ -78,6 +83,7 @@ func Open(options Options) (store *Store, err error) {
 		SnapshotSender:      s.snapshotSender,
 		ConnectionsPerStore: options.ConnectionsPerStore,
 		BackoffStep:         backoffStep,
+		Registerer:          options.Registerer,
 		Logger:              options.Logger,
 	})
 	if err != nil {
@@ -88,6 +94,7 @@ func Open(options Options) (store *Store, err error) {
 		StoreID:          options.StoreID,
 		NewReceiver:      newReceiver(s.host),
 		SnapshotReceiver: s.snapshotReceiver,
+		Registerer:       options.Registerer,
 		Logger:           options.Logger,
 	})
 	if err != nil {
@@ -117,18 +124,21 @@ func Open(options Options) (store *Store, err error) {
 // regions' data.
 func (s *Store) openSnapshots() (err error) {
 	s.snapshotSender, err = snapshot.NewSender(snapshot.SenderOptions{
-		StoreID: s.options.StoreID,
-		Source:  snapshotSource{s.host.files},
-		Limiter: snapshot.NewLimiter(max(0, s.options.SnapshotRate)),
-		Logger:  s.options.Logger,
+		StoreID:    s.options.StoreID,
+		Source:     snapshotSource{s.host.files},
+		Limiter:    snapshot.NewLimiter(max(0, s.options.SnapshotRate)),
+		Registerer: s.options.Registerer,
+		Logger:     s.options.Logger,
 	})
 	if err != nil {
 		return err
 	}
+	s.host.cancelSending = func(region uint64) { s.snapshotSender.Cancel(region) }
 	s.snapshotReceiver, err = snapshot.NewReceiver(snapshot.ReceiverOptions{
-		StoreID: s.options.StoreID,
-		Sink:    snapshotSink{s.host},
-		Logger:  s.options.Logger,
+		StoreID:    s.options.StoreID,
+		Sink:       snapshotSink{s.host},
+		Registerer: s.options.Registerer,
+		Logger:     s.options.Logger,
 	})
 	return err
 }
@@ -241,9 +251,9 @@ func (s *Store) leads() bool {
 	return false
 }
 
-// Close stops taking requests, answers those under way, tells the other stores
-// what was flushed until ctx ends, and closes the Pebble. It is idempotent and
-// leaves no goroutine.
+// Close stops taking requests, answers those under way, breaks off the snapshots
+// that are on their way, tells the other stores what was flushed until ctx ends,
+// and closes the Pebble. It is idempotent and leaves no goroutine.
 func (s *Store) Close(ctx context.Context) error {
 	s.once.Do(func() {
 		ctx, cancel := context.WithTimeout(ctx, closeTimeout)
@@ -256,7 +266,7 @@ func (s *Store) Close(ctx context.Context) error {
 		err := s.clients.close()
 		// The Client would wait for snapshots, which take what they take.
 		s.snapshotSender.Close()
-		err = errors.Join(err, s.client.Close(ctx), s.server.Close(ctx))
+		err = errors.Join(err, s.client.Close(ctx), s.closeServer())
 		s.grpc.Stop()
 		s.snapshotReceiver.Close()
 		s.serving.Wait()
@@ -265,16 +275,27 @@ func (s *Store) Close(ctx context.Context) error {
 	return s.closed
 }
 
+// closeServer ends the streams that came in. It has time of its own: the Client may
+// have used up all that there was, on a store that doesn't answer.
+func (s *Store) closeServer() error {
+	ctx, cancel := context.WithTimeout(context.Background(), serverCloseTimeout)
+	defer cancel()
+	return s.server.Close(ctx)
+}
+
 // abandon undoes an Open that failed half-way.
 func (s *Store) abandon() error {
 	err := errors.Join(s.raft.Close(), s.clients.listener.Close())
+	if s.snapshotSender != nil {
+		s.snapshotSender.Close()
+	}
 	if s.client != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
 		err = errors.Join(err, s.client.Close(ctx))
 	}
-	if s.snapshotSender != nil {
-		s.snapshotSender.Close()
+	if s.server != nil {
+		err = errors.Join(err, s.closeServer())
 	}
 	if s.snapshotReceiver != nil {
 		s.snapshotReceiver.Close()

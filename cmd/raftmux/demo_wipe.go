@@ -25,6 +25,7 @@ type moved struct {
 	bytes    uint64 // of snapshots
 	underWay uint64
 	rate     float64 // bytes per second, since the last look a second ago or so
+	left     uint64  // seconds until what is under way has come, 0 if nobody can tell
 }
 
 // replace shows what becomes of a store whose data is gone: it is refused under
@@ -178,6 +179,7 @@ func (d *demo) lookForMoves(ctx context.Context, next *child) error {
 	m.regions, m.learners = i.number("voters"), i.number("learners")
 	m.bytes, m.underWay = i.number("snapshot_bytes_in"), i.number("snapshots_under_way_in")
 	m.rate = max(m.rate, float64(i.number("snapshot_rate_in")))
+	m.left = i.number("snapshot_left_seconds_in")
 	if m.regions == uint64(d.cluster.regions) {
 		d.facts.movedAt = d.now()
 		d.showMoves()
@@ -198,8 +200,16 @@ func (d *demo) showMoves() {
 	}
 	d.facts.shown = d.facts.movedAt > 0
 	full := int(m.regions) * barWidth / d.cluster.regions
-	d.print.println(d.print.paint(yellow, fmt.Sprintf("        store %d [%s%s] %d/%d regions moved, %d learn; snapshots: %s, %d under way, %s/s",
+	d.print.println(d.print.paint(yellow, fmt.Sprintf("        store %d [%s%s] %d/%d regions moved, %d learn; snapshots: %s, %d under way, %s/s%s",
 		m.store, strings.Repeat("#", full), strings.Repeat(".", barWidth-full), m.regions, d.cluster.regions,
-		m.learners, mebibytes(m.bytes), m.underWay, mebibytes(uint64(m.rate)))))
+		m.learners, mebibytes(m.bytes), m.underWay, mebibytes(uint64(m.rate)), m.leftText())))
 	m.rate = 0
+}
+
+// leftText says how long what is under way still takes, if anything is and that is known.
+func (m *moved) leftText() string {
+	if m.underWay == 0 || m.left == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %d s left", m.left)
 }
