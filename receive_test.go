@@ -301,9 +301,8 @@ func TestC5NewerGenerationTakesOver(t *testing.T) {
 		}
 		box.wait(t, i+1)
 	}
-	if stats := server.waitStats(t, func(s raftmux.ServerStats) bool { return s.Streams == 2 }); stats.Messages != 2 {
-		t.Errorf("stats %+v", stats)
-	}
+	// What the host has taken is counted a moment later.
+	server.waitStats(t, func(s raftmux.ServerStats) bool { return s.Streams == 2 && s.Messages == 2 })
 }
 
 // heldUp is a server whose host takes messages, and holds up the stream of the first
