@@ -2,6 +2,7 @@ package raftmux
 
 import (
 	"encoding/binary"
+	"errors"
 
 	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
@@ -36,8 +37,7 @@ func (e *kvEncoder) AppendTo(buffer []byte) []byte {
 	if cap(buffer) < end {
 		return buffer
 	}
-	n, err := e.message.MarshalToSizedBuffer(buffer[len(buffer):end])
-	if err != nil || n != e.size {
+	if n, err := marshal(buffer[len(buffer):end], e.message); err != nil || n != e.size {
 		return buffer
 	}
 	return buffer[:end]
@@ -96,19 +96,34 @@ const (
 
 // appendMarshalled appends what the generated code makes of a message. If that
 // fails the message lacks those bytes, which Push notices.
-func appendMarshalled(buffer []byte, message interface {
-	Size() int
-	MarshalToSizedBuffer(b []byte) (int, error)
-},
-) []byte {
+func appendMarshalled(buffer []byte, message generated) []byte {
 	end := len(buffer) + message.Size()
 	if cap(buffer) < end {
 		return buffer
 	}
-	if _, err := message.MarshalToSizedBuffer(buffer[len(buffer):end]); err != nil {
+	if _, err := marshal(buffer[len(buffer):end], message); err != nil {
 		return buffer
 	}
 	return buffer[:end]
+}
+
+// generated is a message of kvproto's.
+type generated interface {
+	Size() int
+	MarshalToSizedBuffer(b []byte) (int, error)
+}
+
+var errNilElement = errors.New("raftmux: a list in the message has a nil element")
+
+// marshal runs the generated code, which panics at a nil element of a list,
+// wherever in the message that is.
+func marshal(buffer []byte, message generated) (n int, err error) {
+	defer func() {
+		if recover() != nil {
+			err = errNilElement
+		}
+	}()
+	return message.MarshalToSizedBuffer(buffer)
 }
 
 func (e *kvEncoder) reset() {

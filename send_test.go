@@ -147,6 +147,37 @@ func TestC2Invalid(t *testing.T) {
 	}
 }
 
+// C2: a nil element of a list, on which the generated code panics, is refused,
+// costs nothing, and whatever comes next is sent.
+func TestC2NilElements(t *testing.T) {
+	t.Parallel()
+	for _, refer := range []int{0, 4096} {
+		peer := rig.NewPeer(t, rig.PeerOptions{})
+		h := toPeer(t, peer, func(o *raftmux.ClientOptions) { o.ReferToPayloads = refer })
+		s := h.sender(t)
+		entry := rig.Append(1, there, 2, 1, 10)
+		entry.Message.Entries = append(entry.Message.Entries, nil)
+		large := rig.Append(1, there, 2, 1, 10_000)
+		large.MergeTarget = &metapb.Region{Peers: []*metapb.Peer{nil}}
+		extra := rig.Extra(1, there, 2)
+		extra.ExtraMsg.CheckPeers = []*metapb.Peer{nil}
+		snapshot := rig.Snapshot(1, there, 2, 10)
+		snapshot.MergeTarget = large.MergeTarget
+		for name, m := range map[string]*raft_serverpb.RaftMessage{
+			"entry": entry, "merge_target": large, "extra_msg": extra, "snapshot": snapshot,
+		} {
+			if err := s.Send(m); !errors.Is(err, raftmux.ErrInvalid) {
+				t.Errorf("%s: answered %v", name, err)
+			}
+		}
+		sendAll(t, s, rig.Ack(1, there, 2))
+		peer.WaitMessages(t, 1)
+		if l, _, _ := h.ledger(there); l.Accepted != 1 || l.Sent != 1 {
+			t.Errorf("ledger %+v", l)
+		}
+	}
+}
+
 // C2: every type that crosses the network is accepted, and so are messages
 // without a Raft message that say something else.
 func TestC2Accepted(t *testing.T) {

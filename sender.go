@@ -3,6 +3,7 @@ package raftmux
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
@@ -62,6 +63,9 @@ type path struct {
 // for a witness (its RaftSnapshotData says so) takes the stream, and ends in
 // SnapshotFinish at once.
 func (s *Sender) Send(message *raft_serverpb.RaftMessage) error {
+	if i := slices.Index(message.GetMessage().GetEntries(), nil); i >= 0 {
+		return s.refuse(envelopeOf(message), ErrInvalid, fmt.Sprintf("entry %d is nil", i))
+	}
 	s.kvraft.message = message
 	defer s.kvraft.reset()
 	return s.SendEncoded(envelopeOf(message), &s.kvraft)
