@@ -18,6 +18,10 @@ import (
 // perFlush is how many messages one round of a worker sends in the benchmarks.
 const perFlush = 128
 
+// StubTransport is for the benchmark of package etcdraft's Sender, which can't be in
+// this package.
+type StubTransport = stubTransport
+
 // BenchmarkSendFlush is what a worker and the connection's goroutine spend on a
 // message, down to a stream that takes everything at once.
 func BenchmarkSendFlush(b *testing.B) {

@@ -268,12 +268,15 @@ func (o ClientOptions) validate() error {
 		{"KeepaliveTime", o.KeepaliveTime},
 		{"KeepaliveTimeout", o.KeepaliveTimeout},
 	} {
-		if field.value < 0 {
-			return &OptionError{Field: field.name, Problem: fmt.Sprintf("is %v, must be positive", field.value)}
+		if field.value < 0 || field.value > maxDuration {
+			return &OptionError{Field: field.name, Problem: fmt.Sprintf("is %v, must be positive and at most %v", field.value, maxDuration)}
 		}
 	}
 	return nil
 }
+
+// maxDuration is more than any of them can sensibly be, and can be multiplied.
+const maxDuration = 30 * 24 * time.Hour
 
 // ServerOptions configures a Server. StoreID and one of Handler and NewReceiver
 // are mandatory.

@@ -2,6 +2,7 @@ package raftmux_test
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +41,7 @@ func TestClientOptionErrors(t *testing.T) {
 		"window":                    {"WindowSize", func(o *raftmux.ClientOptions) { o.WindowSize = 1 }},
 		"age":                       {"MaxMessageAge", func(o *raftmux.ClientOptions) { o.MaxMessageAge = -time.Second }},
 		"backoff":                   {"BackoffStep", func(o *raftmux.ClientOptions) { o.BackoffStep = -time.Second }},
+		"endless backoff":           {"BackoffStep", func(o *raftmux.ClientOptions) { o.BackoffStep = math.MaxInt64 }},
 		"connect timeout":           {"ConnectTimeout", func(o *raftmux.ClientOptions) { o.ConnectTimeout = -time.Second }},
 		"keepalive time":            {"KeepaliveTime", func(o *raftmux.ClientOptions) { o.KeepaliveTime = -time.Second }},
 		"keepalive timeout":         {"KeepaliveTimeout", func(o *raftmux.ClientOptions) { o.KeepaliveTimeout = -time.Second }},

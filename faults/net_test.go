@@ -288,6 +288,12 @@ func TestSenderDelays(t *testing.T) {
 	}, "the counters say what came")
 }
 
+// nilEntry adds an entry that isn't there.
+func nilEntry(m *raft_serverpb.RaftMessage) *raft_serverpb.RaftMessage {
+	m.Message.Entries = append(m.Message.Entries, nil)
+	return m
+}
+
 // C2, C9: what can't be accepted is refused at once, and snapshots don't wait:
 // each has its one status.
 func TestSenderLeavesAlone(t *testing.T) {
@@ -297,6 +303,7 @@ func TestSenderLeavesAlone(t *testing.T) {
 	defer sender.Close()
 	for _, m := range []*raft_serverpb.RaftMessage{
 		rig.Heartbeat(7, 2, 0), rig.Heartbeat(7, 0, 72), rig.Heartbeat(7, 1, 71),
+		nilEntry(rig.Append(7, 2, 72, 1, 10)),
 		rig.Message(7, 2, 72, eraftpb.MessageType_MsgBeat),
 		{},
 		nil,

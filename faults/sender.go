@@ -135,8 +135,14 @@ type kvEncoder struct{ message *raft_serverpb.RaftMessage }
 // Size implements raftmux.Encoder.
 func (e kvEncoder) Size() int { return e.message.Size() }
 
-// AppendTo implements raftmux.Encoder.
-func (e kvEncoder) AppendTo(buffer []byte) []byte {
+// AppendTo implements raftmux.Encoder. The generated code panics at nil elements:
+// the inner Sender, which is asked when nothing was appended, refuses them.
+func (e kvEncoder) AppendTo(buffer []byte) (appended []byte) {
+	defer func() {
+		if recover() != nil {
+			appended = buffer
+		}
+	}()
 	encoded, err := e.message.Marshal()
 	if err != nil {
 		return buffer

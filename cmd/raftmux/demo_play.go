@@ -85,8 +85,8 @@ func (d *demo) watch(ctx context.Context) (err error) {
 	defer end.Stop()
 	kill := time.NewTimer(length / 2)
 	defer kill.Stop()
-	// Long enough for the others to notice and take over.
-	restart := time.NewTimer(length/2 + min(length/4, 3*time.Second))
+	restart := time.NewTimer(length) // set when the store was killed
+	restart.Stop()
 	defer restart.Stop()
 	victim := d.cluster.children[len(d.cluster.children)-1]
 	last, over := d.begin, false
@@ -112,6 +112,8 @@ func (d *demo) watch(ctx context.Context) (err error) {
 			if err := d.killOne(ctx, victim); err != nil {
 				return err
 			}
+			// Long enough for the others to notice and take over.
+			restart.Reset(min(length/4, 3*time.Second))
 		case <-restart.C:
 			if victim, err = d.bringBack(ctx, victim); err != nil {
 				return err
@@ -119,7 +121,7 @@ func (d *demo) watch(ctx context.Context) (err error) {
 		case <-end.C:
 			over = true
 		}
-		if over && (!d.flags.wipe || d.facts.movedAt > 0) {
+		if over && d.facts.restartedAt != 0 && (!d.flags.wipe || d.facts.movedAt > 0) {
 			return nil
 		}
 	}
