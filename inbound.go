@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/pingcap/kvproto/pkg/eraftpb"
@@ -119,7 +120,9 @@ func (in *inbound) takeOver() error {
 
 // enter lists a stream and returns the one that it takes over from. A stream
 // that is itself older than a living one is refused: the network may deliver
-// them out of order.
+// them out of order. Should the clock of a store go back while it restarts, and
+// its machine take the old streams along without a word, then those are in its
+// way until keepalive has found them dead.
 func (s *Server) enter(in *inbound) (older *inbound, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,9 +131,9 @@ func (s *Server) enter(in *inbound) (older *inbound, err error) {
 	}
 	if in.known {
 		older = s.living[in.key]
-		if older != nil && older.id.Incarnation == in.id.Incarnation && older.id.Generation >= in.id.Generation {
-			return nil, status.Errorf(codes.Aborted, "raftmux: generation %d comes after generation %d",
-				in.id.Generation, older.id.Generation)
+		if older != nil && !in.id.After(older.id) {
+			return nil, status.Errorf(codes.Aborted, "raftmux: stream %s of store %d comes after stream %s",
+				in.id, in.key.storeID, older.id)
 		}
 		s.living[in.key] = in
 	}
@@ -189,6 +192,10 @@ func (in *inbound) ended(err error) error {
 		return in.stream.SendMsg(new(raft_serverpb.Done))
 	case wire.IsForeignCodecError(err):
 		in.server.options.Logger.Error("this grpc.Server was built without raftmux.GRPCServerOptions")
+	case status.Code(err) == codes.ResourceExhausted && !strings.Contains(err.Error(), strconv.Itoa(maxReceiveSize)):
+		// gRPC looks at the size before the codec sees the batch, and has answered.
+		in.server.options.Logger.Error("this grpc.Server was built without raftmux.GRPCServerOptions, "+
+			"or with a lower size limit after them", "err", err)
 	}
 	return err
 }

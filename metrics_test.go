@@ -2,6 +2,7 @@ package raftmux_test
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"testing"
 	"time"
@@ -47,6 +48,7 @@ func TestS24Failures(t *testing.T) {
 		_ = s.Send(rig.Append(1, there, 2, 1, 10_000))
 		_ = s.Send(rig.Ack(1, 7, 2))
 		_ = s.Send(rig.Ack(1, there, 0))
+		s.CountRefused(8, fmt.Errorf("not sent: %w", raftmux.ErrInvalid))
 	}
 	s.Flush()
 	peer.EndStreams(status.Error(codes.Unavailable, "broken"))
@@ -64,6 +66,7 @@ func TestS24Failures(t *testing.T) {
 		{"too_large", 2, 2},
 		{"paused", 7, 2},
 		{"invalid", 2, 2},
+		{"invalid", 8, 2},
 		{"broken_stream", 2, 1},
 	} {
 		labels := []string{"type=" + want.reason, "store_id=" + strconv.FormatUint(want.store, 10)}

@@ -295,6 +295,7 @@ func TestC5NewerGenerationTakesOver(t *testing.T) {
 	reborn := generationOf(t, server.addr, 78, 0, 1)
 	reborn.Header(t)
 	ended(third)
+	ended(generationOf(t, server.addr, 77, 0, 4)) // late, of the life before
 	for i, stream := range []*rig.RaftStream{reborn, other} {
 		if err := stream.Send(rig.Ack(uint64(i)+1, there, 2)); err != nil {
 			t.Fatal(err)

@@ -153,7 +153,7 @@ func TestS16LongLivedIsForgiven(t *testing.T) {
 
 // S15, S18, C12, C8, C10: a failed look-up clears and reports at once, and says
 // nothing of the store.
-func TestS15FailedResolve(t *testing.T) {
+func TestS15S18FailedResolve(t *testing.T) {
 	t.Parallel()
 	h := newSending(t, func(o *raftmux.ClientOptions) { o.BackoffStep = time.Minute })
 	release := h.resolver.Block(there)
@@ -173,7 +173,7 @@ func TestS15FailedResolve(t *testing.T) {
 
 // S15, S18, C12, C10: a refused connection clears and reports at once. The first
 // such failure tells that the store is down; those that follow do not.
-func TestS15RefusedConnect(t *testing.T) {
+func TestS15S18RefusedConnect(t *testing.T) {
 	t.Parallel()
 	clock := newLookupClock()
 	h := newSending(t, func(o *raftmux.ClientOptions) { o.Hooks.BeforeResolve = clock.tick })
@@ -198,7 +198,7 @@ func TestS15RefusedConnect(t *testing.T) {
 }
 
 // S15, S18: "at once" is before the next attempt, which is a minute away.
-func TestS15ConnectReportsBeforeTheBackoff(t *testing.T) {
+func TestS15S18ConnectReportsBeforeTheBackoff(t *testing.T) {
 	t.Parallel()
 	h := newSending(t, func(o *raftmux.ClientOptions) { o.BackoffStep = time.Minute })
 	h.resolver.Set(there, rig.DeadAddress(t))

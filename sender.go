@@ -75,9 +75,7 @@ func (s *Sender) Send(message *raft_serverpb.RaftMessage) error {
 // used after it has returned. One that can do without copies is a PayloadEncoder.
 func (s *Sender) SendEncoded(envelope Envelope, encoder Encoder) error {
 	if s.closed {
-		// What it refuses is counted at once: there will be no Flush.
-		s.client.metrics.Failed(ReasonLabel(ErrDisconnected), envelope.ToStoreID, 1)
-		return refuse(envelope, ErrDisconnected, "the sender is closed")
+		return s.refuse(envelope, ErrDisconnected, "the sender is closed")
 	}
 	if problem := s.client.invalid(envelope); problem != "" {
 		return s.refuse(envelope, ErrInvalid, problem)
@@ -103,6 +101,21 @@ func (s *Sender) SendEncoded(envelope Envelope, encoder Encoder) error {
 		return s.refuse(envelope, err, "")
 	}
 	return nil
+}
+
+// CountRefused counts a message that its sender refused before Send saw it, for
+// adapters such as package etcdraft that check more than Send does. The error is
+// one that wraps one of Send's reasons; any other counts as invalid.
+func (s *Sender) CountRefused(storeID uint64, err error) {
+	label := ReasonLabel(err)
+	if label == "" {
+		label = ReasonLabel(ErrInvalid)
+	}
+	if s.closed { // there will be no Flush
+		s.client.metrics.Failed(label, storeID, 1)
+		return
+	}
+	s.refused[refusal{label, storeID}]++
 }
 
 // MaxSnapshotMessageSize is the encoded size above which a snapshot message is
@@ -281,12 +294,8 @@ func (s *Sender) forget(storeID uint64) {
 // refuse counts and builds the error of a message that is not accepted.
 func (s *Sender) refuse(envelope Envelope, reason error, detail string) error {
 	if !errors.Is(reason, ErrFull) {
-		s.refused[refusal{ReasonLabel(reason), envelope.ToStoreID}]++
+		s.CountRefused(envelope.ToStoreID, reason)
 	}
-	return refuse(envelope, reason, detail)
-}
-
-func refuse(envelope Envelope, reason error, detail string) error {
 	return &SendError{
 		StoreID:  envelope.ToStoreID,
 		RegionID: envelope.RegionID,
@@ -333,6 +342,13 @@ func (s *SharedSender) NeedFlush() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sender.NeedFlush()
+}
+
+// CountRefused is Sender.CountRefused.
+func (s *SharedSender) CountRefused(storeID uint64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sender.CountRefused(storeID, err)
 }
 
 // Flush is Sender.Flush. It flushes what all callers sent.

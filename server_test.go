@@ -1,8 +1,10 @@
 package raftmux_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -22,11 +24,15 @@ import (
 )
 
 // A grpc.Server that was built without GRPCServerOptions fails at the first
-// batch, with an error that names the helper.
+// batch, with an error that names the helper. If that batch is too large even for
+// gRPC, which then answers by itself, the log names it.
 func TestServerWithoutItsOptions(t *testing.T) {
 	t.Parallel()
 	var box inbox
-	server, err := raftmux.NewServer(raftmux.ServerOptions{StoreID: there, Handler: &box})
+	var log bytes.Buffer
+	server, err := raftmux.NewServer(raftmux.ServerOptions{
+		StoreID: there, Handler: &box, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,9 +45,17 @@ func TestServerWithoutItsOptions(t *testing.T) {
 		if err := stream.Status(t); err == nil || !strings.Contains(err.Error(), "GRPCServerOptions") {
 			t.Errorf("%s ended with %v", rpc, err)
 		}
+		stream = client.Open(t, rpc)
+		_ = stream.Send(rig.Append(1, there, 2, 1, 5<<20))
+		if err := stream.Status(t); status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("%s, 5 MiB, ended with %v", rpc, err)
+		}
 	}
 	if err := server.Close(t.Context()); err != nil || len(box.all()) != 0 {
 		t.Errorf("close: %v, %d messages", err, len(box.all()))
+	}
+	if n := strings.Count(log.String(), "without raftmux.GRPCServerOptions"); n != 4 {
+		t.Errorf("the log names the helper %d times:\n%s", n, log.String())
 	}
 }
 

@@ -21,7 +21,7 @@ func smallWindow() []grpc.ServerOption {
 
 // S3, S10, C18: what waits is drained into batches until each is full, by count
 // or by bytes, however it was flushed.
-func TestS3Batches(t *testing.T) {
+func TestS3S10Batches(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		change              func(*raftmux.ClientOptions)
@@ -99,7 +99,7 @@ func settled(t *testing.T, h *sending, accepted uint64) (sent uint64) {
 
 // S3, S15, S18, C12: what waits when a stream breaks is kept for the next one
 // and leaves there in order, beginning with the message that no batch had room for.
-func TestS3BreakKeepsTheRest(t *testing.T) {
+func TestS3S18BreakKeepsTheRest(t *testing.T) {
 	t.Parallel()
 	peer := rig.NewPeer(t, rig.PeerOptions{NeverRead: true, KeepMessages: true, ServerOptions: smallWindow()})
 	const n = 100
@@ -210,7 +210,7 @@ func TestS5FewerWritesThanBatches(t *testing.T) {
 
 // S11, S12, C10, C12: a stream that ends, with Done or an error, reconnects. It
 // had carried messages, so the store is told down, once, and then up again.
-func TestS12EndedStreamReconnects(t *testing.T) {
+func TestS11S12EndedStreamReconnects(t *testing.T) {
 	t.Parallel()
 	for _, end := range []error{nil, status.Error(codes.Unavailable, "going"), status.Error(codes.OK, "")} {
 		for _, headers := range []bool{true, false} {

@@ -61,8 +61,9 @@ type Sender struct {
 
 // MuxSender is what a *raftmux.Sender, or a *faults.Sender, is used for.
 type MuxSender interface {
-	// SendEncoded, Flush, NeedFlush and Close are those of raftmux.Sender.
+	// SendEncoded, CountRefused, Flush, NeedFlush and Close are those of raftmux.Sender.
 	SendEncoded(envelope raftmux.Envelope, encoder raftmux.Encoder) error
+	CountRefused(storeID uint64, err error)
 	Flush()
 	NeedFlush() bool
 	Close()
@@ -82,14 +83,16 @@ func NewSender(sender MuxSender) *Sender { return &Sender{sender: sender} }
 // the message is one that followers pass on (MsgProp, MsgReadIndex and
 // MsgTransferLeader): then From is who passes it on.
 func (s *Sender) Send(header Header, message *raftpb.Message) error {
-	if err := Check(message); err != nil {
-		return err
+	err := Check(message)
+	if err == nil {
+		err = checkHeader(header, message)
 	}
-	if err := checkHeader(header, message); err != nil {
+	if err != nil {
+		s.sender.CountRefused(header.To.StoreID, err)
 		return err
 	}
 	s.encoder.set(header, message)
-	err := s.sender.SendEncoded(raftmux.Envelope{
+	err = s.sender.SendEncoded(raftmux.Envelope{
 		RegionID:    header.RegionID,
 		FromStoreID: header.From.StoreID,
 		ToStoreID:   header.To.StoreID,
@@ -140,7 +143,9 @@ func (s *Sender) SendAll(group Group, node Node, messages []*raftpb.Message) (ac
 
 func (s *Sender) sendKnown(header Header, message *raftpb.Message) error {
 	if header.To.StoreID == 0 && message != nil {
-		return refuse(message, "is to a peer whose store isn't known")
+		err := refuse(message, "is to a peer whose store isn't known")
+		s.sender.CountRefused(header.To.StoreID, err)
+		return err
 	}
 	return s.Send(header, message)
 }

@@ -19,6 +19,7 @@ type door struct {
 	refuse    map[uint64]error
 	envelopes []raftmux.Envelope
 	encoded   [][]byte
+	refused   []uint64 // by store
 	calls     []string
 }
 
@@ -29,6 +30,12 @@ func (d *door) SendEncoded(envelope raftmux.Envelope, encoder raftmux.Encoder) e
 	d.envelopes = append(d.envelopes, envelope)
 	d.encoded = append(d.encoded, encoder.AppendTo(make([]byte, 0, encoder.Size())))
 	return nil
+}
+
+func (d *door) CountRefused(storeID uint64, err error) {
+	if raftmux.ReasonLabel(err) == "invalid" {
+		d.refused = append(d.refused, storeID)
+	}
 }
 
 func (d *door) Flush()          { d.calls = append(d.calls, "Flush") }
@@ -80,6 +87,9 @@ func TestSend(t *testing.T) {
 	}
 	if len(door.encoded) != 1 {
 		t.Error("a refused message went out")
+	}
+	if !slices.Equal(door.refused, []uint64{2, 2, 2, 2}) { // C2: each is counted
+		t.Errorf("counted as refused, by store: %v", door.refused)
 	}
 
 	if !sender.NeedFlush() {

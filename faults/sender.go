@@ -85,6 +85,9 @@ func (s *Sender) SendEncoded(envelope raftmux.Envelope, encoder raftmux.Encoder)
 // NeedFlush is raftmux.Sender.NeedFlush.
 func (s *Sender) NeedFlush() bool { return s.inner.NeedFlush() }
 
+// CountRefused is raftmux.Sender.CountRefused.
+func (s *Sender) CountRefused(storeID uint64, err error) { s.inner.CountRefused(storeID, err) }
+
 // Flush is raftmux.Sender.Flush. What waits flushes itself.
 func (s *Sender) Flush() { s.inner.Flush() }
 

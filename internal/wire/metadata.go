@@ -41,7 +41,8 @@ const Version = "1"
 // StreamID tells the streams of one sender apart. Of the streams that differ in
 // Generation or Incarnation only, one lives at a time.
 type StreamID struct {
-	// Incarnation is one life of the sending process.
+	// Incarnation is one life of the sending Client. Later lives have larger
+	// numbers, as long as the store's clock doesn't go back between them.
 	Incarnation uint64
 	// Lane and Index name the connection.
 	Lane  string
@@ -53,6 +54,15 @@ type StreamID struct {
 // String returns the value of StreamKey.
 func (s StreamID) String() string {
 	return fmt.Sprintf("%d/%s/%d/%d", s.Incarnation, s.Lane, s.Index, s.Generation)
+}
+
+// After says whether a stream comes after another one of the same connection: it
+// belongs to a later life of the Client, or to the same and has a later generation.
+func (s StreamID) After(other StreamID) bool {
+	if s.Incarnation != other.Incarnation {
+		return s.Incarnation > other.Incarnation
+	}
+	return s.Generation > other.Generation
 }
 
 // ParseStreamID reads what String wrote.
