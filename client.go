@@ -79,6 +79,8 @@ func (c *Client) peerOptions() *peer.Options {
 		QueueMessages:  o.QueueMessages,
 		QueueBytes:     max(o.QueueBytes/o.ConnectionsPerStore, o.MaxMessageSize),
 		QueueMinimum:   connectionMinimum,
+		StoreBytes:     o.QueueBytes,
+		LargestMessage: o.MaxMessageSize,
 		ReferTo:        o.ReferToPayloads,
 		Budget:         queue.NewBudget(o.MemoryBudget),
 		Pool:           new(queue.Pool),

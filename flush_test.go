@@ -132,6 +132,34 @@ func TestC17CapacityPerStore(t *testing.T) {
 	}
 }
 
+// C17: connections that may each hold one of the largest messages don't hold more
+// than their store may.
+func TestC17BytesPerStore(t *testing.T) {
+	t.Parallel()
+	const size, most = 64 << 10, 4 << 20
+	h := newSending(t, func(o *raftmux.ClientOptions) {
+		o.ConnectionsPerStore, o.QueueBytes, o.MaxMessageSize = 4, most, 2<<20
+	})
+	t.Cleanup(h.resolver.Block(there))
+	s := h.sender(t)
+	for range 2 * most / size {
+		for region := range uint64(20) { // on whichever connection each is
+			_ = s.Send(rig.Append(region+1, there, 2, 1, size))
+		}
+	}
+	status, _ := h.Store(there)
+	var queued uint64
+	for _, c := range status.Connections {
+		if c.Lane == "data" && c.Ledger.QueuedBytes < 256<<10-size-100 {
+			t.Errorf("connection %d has only %d bytes", c.Index, c.Ledger.QueuedBytes)
+		}
+		queued += c.Ledger.QueuedBytes
+	}
+	if queued > most || queued < most-5*size {
+		t.Errorf("%d bytes wait for the store, want at most %d and nearly that", queued, most)
+	}
+}
+
 // encoded returns an append with one entry of that size as it is on the wire.
 func encoded(t *testing.T, size int) []byte {
 	t.Helper()

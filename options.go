@@ -64,13 +64,14 @@ type ClientOptions struct {
 	// as much again, a quarter of it for votes alone. Default 4096.
 	QueueMessages int
 	// QueueBytes bounds the bytes that wait for one store, or that gRPC has not
-	// let go of, divided evenly among its connections, each of which is given
-	// room for MaxMessageSize at least. Default 64 MiB.
+	// let go of. A connection may have its even part of them or, while the others
+	// leave so much, MaxMessageSize. There is room for one message of that size and
+	// 256 KiB for each further connection at least. Default 64 MiB.
 	QueueBytes int
-	// MemoryBudget bounds those bytes for all stores together. A connection may
-	// hold at most half of what is free, so that dead peers leave room for the
-	// living. On top of it each connection is sure of 256 KiB, and that of a
-	// store's heartbeats and votes of 4 MiB. Snapshot messages are bounded by
+	// MemoryBudget bounds those bytes for all stores together. A store may hold at
+	// most half of what is free, so that dead ones leave room for the living. On
+	// top of it each connection is sure of 256 KiB, and that of a store's
+	// heartbeats and votes of 4 MiB. Snapshot messages are bounded by
 	// MaxSnapshots instead. At least four times MaxMessageSize. Default 512 MiB.
 	MemoryBudget int
 	// MaxBatchMessages cuts batches by count (raft-msg-max-batch-size). Default 128.

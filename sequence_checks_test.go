@@ -37,11 +37,18 @@ func (m *seqModel) checkQuiet() {
 			}
 			accepted += snapshots.Accepted
 			sent += snapshots.Sent
+			var data uint64
 			for _, c := range status.Connections {
 				m.checkConnection(s, c)
+				if c.Lane == "data" {
+					data += c.Ledger.QueuedBytes + c.HeldBytes
+				}
 				accepted += c.Ledger.Accepted
 				sent += c.Ledger.Sent
 				held += c.HeldBytes
+			}
+			if most := m.mostBytes(); data > uint64(most) {
+				m.failf("C17: %d bytes wait for store %d, %d may", data, s.id, most)
 			}
 		}
 		var wantAccepted, wantSent uint64
@@ -57,6 +64,13 @@ func (m *seqModel) checkQuiet() {
 		}
 		m.checkStalls(s, held)
 	}
+}
+
+// mostBytes is what the data connections of a store may hold together, in grains
+// of 64 KiB.
+func (m *seqModel) mostBytes() int {
+	o := m.options
+	return max(o.QueueBytes, o.MaxMessageSize+(o.ConnectionsPerStore-1)*connectionMinimum) + 64<<10
 }
 
 func (m *seqModel) checkConnection(s *seqStore, c ConnectionStatus) {

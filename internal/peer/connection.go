@@ -43,7 +43,7 @@ func newConnection(store *Store, lane Lane, index int) *Connection {
 	bounds := queue.Options{
 		Messages: o.QueueMessages / o.Connections,
 		Bytes:    o.QueueBytes,
-		Budget:   o.Budget,
+		Share:    store.share,
 		Minimum:  o.QueueMinimum,
 		ReferTo:  o.ReferTo,
 		Pool:     o.Pool,

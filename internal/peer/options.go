@@ -62,10 +62,13 @@ type Options struct {
 	QueueMessages int // per store, divided among its data connections
 	QueueBytes    int // per connection
 	QueueMinimum  int // per connection, what it may hold whatever the Budget says
-	ReferTo       int // payloads of at least so many bytes are not copied; 0 copies all
-	Budget        *queue.Budget
-	Pool          *queue.Pool
-	Limits        queue.Limits // until SetLimits
+	// StoreBytes is for all data connections of a store together, and what the
+	// control connection has above its own minimum. LargestMessage fits in any case.
+	StoreBytes, LargestMessage int
+	ReferTo                    int // payloads of at least so many bytes are not copied; 0 copies all
+	Budget                     *queue.Budget
+	Pool                       *queue.Pool
+	Limits                     queue.Limits // until SetLimits
 
 	Transport      Transport
 	BackoffStep    time.Duration

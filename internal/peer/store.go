@@ -18,6 +18,7 @@ type Store struct {
 	options *Options
 	ctx     context.Context // ends when the store does
 	cancel  context.CancelFunc
+	share   *queue.Share // of all connections
 
 	tombstone atomic.Bool
 	forgotten atomic.Bool // by the Set: a later message meets another Store
@@ -35,14 +36,16 @@ type Store struct {
 }
 
 func newStore(set *Set, id uint64) *Store {
+	o := set.options
 	ctx, cancel := context.WithCancel(set.ctx)
 	return &Store{
 		id:          id,
 		set:         set,
-		options:     set.options,
+		options:     o,
 		ctx:         ctx,
 		cancel:      cancel,
-		connections: make([]*Connection, Slots(set.options.Connections)),
+		share:       o.Budget.NewShare(o.StoreBytes, o.Connections, o.QueueMinimum, o.LargestMessage),
+		connections: make([]*Connection, Slots(o.Connections)),
 	}
 }
 

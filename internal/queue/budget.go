@@ -11,10 +11,10 @@ import (
 // messages don't touch what all queues share.
 const grain = 64 << 10
 
-// Budget is the memory that all queues of a Client share. A queue may hold at
-// most half of what is free, so one whose peer is dead ends up with a third of
-// it, and several leave the rest for the living: the dynamic threshold of
-// Choudhury and Hahne (1998). It is safe for concurrent use.
+// Budget is the memory that all queues of a Client share. A store may hold at
+// most half of what is free, so one that is dead ends up with a third of it,
+// however many connections it has, and several leave the rest for the living: the
+// dynamic threshold of Choudhury and Hahne (1998). It is safe for concurrent use.
 type Budget struct {
 	free atomic.Int64
 }
@@ -29,7 +29,7 @@ func NewBudget(bytes int) *Budget {
 // Free returns the bytes that no queue has taken.
 func (b *Budget) Free() int { return int(b.free.Load()) }
 
-// take takes more bytes for a queue that has held of them, unless it would then
+// take takes more bytes for a store that has held of them, unless it would then
 // hold more than half of what is free.
 func (b *Budget) take(held, more int64) bool {
 	for {
@@ -45,14 +45,51 @@ func (b *Budget) take(held, more int64) bool {
 
 func (b *Budget) give(bytes int64) { b.free.Add(bytes) }
 
+// Share is what one store has of a Budget, for all its queues. It is safe for
+// concurrent use.
+type Share struct {
+	budget *Budget
+	most   int64
+	mu     sync.Mutex
+	held   int64 // guarded by mu
+}
+
+// NewShare returns the share of a store whose queues, of which each has a minimum
+// besides, hold at most so many bytes together, but of which any may hold one
+// message of largest bytes.
+func (b *Budget) NewShare(bytes, queues, minimum, largest int) *Share {
+	most := int64(bytes-queues*minimum) / grain * grain
+	return &Share{budget: b, most: max(most, ceil(int64(largest-minimum)))}
+}
+
+func (s *Share) take(more int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held+more > s.most || !s.budget.take(s.held, more) {
+		return false
+	}
+	s.held += more
+	return true
+}
+
+func (s *Share) give(bytes int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held -= bytes
+	s.budget.give(bytes)
+}
+
+// ceil rounds up to grains.
+func ceil(bytes int64) int64 { return (bytes + grain - 1) / grain * grain }
+
 // load counts what a queue holds: messages that wait, and the bytes of those and
 // of the messages that gRPC has not let go of. Both are in one word, 24 bits of
 // messages above 40 bits of bytes, so that neither bound is ever overshot.
 type load struct {
 	word atomic.Uint64
 
-	// What is above minimum is taken from the budget, if there is one.
-	budget  *Budget
+	// What is above minimum is taken from the store's share, if there is one.
+	share   *Share
 	minimum int64
 	granted atomic.Int64 // bytes taken
 	mu      sync.Mutex   // held while granted changes
@@ -65,7 +102,7 @@ const (
 )
 
 // reserve takes room for one message of size bytes, unless that would exceed a
-// bound or the budget.
+// bound or the store's share.
 func (l *load) reserve(size, mostMessages, mostBytes int) bool {
 	for {
 		old := l.word.Load()
@@ -76,7 +113,7 @@ func (l *load) reserve(size, mostMessages, mostBytes int) bool {
 		if !l.word.CompareAndSwap(old, old+1<<loadBytes+uint64(size)) {
 			continue
 		}
-		if l.budget == nil || l.covered() || mutant.Active == mutant.C17 || l.grow() {
+		if l.share == nil || l.covered() || mutant.Active == mutant.C17 || l.grow() {
 			return true
 		}
 		l.release(1, size)
@@ -84,7 +121,7 @@ func (l *load) reserve(size, mostMessages, mostBytes int) bool {
 	}
 }
 
-// release gives room back, and to the budget what is no longer needed.
+// release gives room back, and to the share what is no longer needed.
 func (l *load) release(messages, bytes int) {
 	l.word.Add(-(uint64(messages)<<loadBytes + uint64(bytes)))
 	granted := l.granted.Load()
@@ -108,12 +145,12 @@ func (l *load) need() int64 {
 	if above <= 0 {
 		return 0
 	}
-	return (above + grain - 1) / grain * grain
+	return ceil(above)
 }
 
 func (l *load) covered() bool { return l.need() <= l.granted.Load() }
 
-// grow takes from the budget what is needed now.
+// grow takes from the share what is needed now.
 func (l *load) grow() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -122,14 +159,14 @@ func (l *load) grow() bool {
 	if more <= 0 {
 		return true
 	}
-	if !l.budget.take(granted, more) {
+	if !l.share.take(more) {
 		return false
 	}
 	l.granted.Add(more)
 	return true
 }
 
-// shrink gives the budget back what isn't needed. All of it goes when the queue
+// shrink gives the share back what isn't needed. All of it goes when the queue
 // is back below its minimum.
 func (l *load) shrink() {
 	l.mu.Lock()
@@ -139,5 +176,5 @@ func (l *load) shrink() {
 		return
 	}
 	l.granted.Add(-spare)
-	l.budget.give(spare)
+	l.share.give(spare)
 }

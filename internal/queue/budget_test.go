@@ -15,11 +15,17 @@ const (
 	budgetMinimum = 128 << 10
 )
 
-// budgeted returns a queue that shares a budget. Its own bounds are out of reach.
+// budgeted returns the only queue of a store that shares a budget. Its own bounds
+// are out of reach.
 func budgeted(budget *Budget) *Queue {
+	return sharing(budget.NewShare(maxBytes, 1, budgetMinimum, 0))
+}
+
+// sharing returns one more queue of a store.
+func sharing(share *Share) *Queue {
 	return New(Options{
 		Messages: maxMessages, Bytes: maxBytes,
-		Budget: budget, Minimum: budgetMinimum,
+		Share: share, Minimum: budgetMinimum,
 		Pool:    new(Pool),
 		Dropped: func(Reason, []report.Peer, int) {},
 	})
@@ -65,6 +71,48 @@ func TestC17BudgetLeavesRoom(t *testing.T) {
 	}
 	if free := budget.Free(); free < budgetTotal/4 {
 		t.Errorf("only %d bytes are free beside two dead peers", free)
+	}
+}
+
+// C17: a dead store has its third of the budget for all its connections.
+func TestC17BudgetByStore(t *testing.T) {
+	budget := NewBudget(budgetTotal)
+	share := budget.NewShare(maxBytes, 4, budgetMinimum, 0)
+	total := 0
+	for range 4 {
+		total += fill(t, sharing(share).NewStage(), 1000)
+	}
+	if most := budgetTotal/3 + 4*budgetMinimum; total > most || total < most-5*grain {
+		t.Errorf("the four queues of a dead store hold %d bytes, want at most %d and nearly that", total, most)
+	}
+}
+
+// C17: the queues of a store stay within its bound together, whoever of them has
+// the most, and each may hold one message of the largest size.
+func TestC17StoreBound(t *testing.T) {
+	const most, largest = 1 << 20, 300_000
+	share := NewBudget(64<<20).NewShare(most, 3, budgetMinimum, largest)
+	var stages []*Stage
+	for range 3 {
+		stages = append(stages, sharing(share).NewStage())
+	}
+	if err := pushZeros(stages[0], largest); err != nil {
+		t.Fatal(err)
+	}
+	total := largest
+	for _, s := range stages {
+		total += fill(t, s, 1000)
+	}
+	if total > most || total < most-grain-3*1000 {
+		t.Errorf("three queues hold %d bytes, want at most %d and nearly that", total, most)
+	}
+	for _, bytes := range []int{0, most} { // too little for its queues, too
+		for range 3 {
+			s := sharing(NewBudget(64<<20).NewShare(bytes, 3, budgetMinimum, largest)).NewStage()
+			if err := pushZeros(s, largest); err != nil {
+				t.Errorf("of %d bytes for a store, none for its largest message: %v", bytes, err)
+			}
+		}
 	}
 }
 
@@ -143,8 +191,12 @@ func TestC17BudgetComesBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		budget := NewBudget(budgetTotal)
 		queues := make([]*Queue, rapid.IntRange(1, 4).Draw(t, "queues"))
+		share := budget.NewShare(budgetTotal/2, 2, budgetMinimum, 1<<13)
 		for i := range queues {
 			queues[i] = budgeted(budget)
+			if i < 2 && rapid.Bool().Draw(t, "shared") { // by two connections of a store
+				queues[i] = sharing(share)
+			}
 		}
 		var wait sync.WaitGroup
 		for _, q := range queues {

@@ -24,7 +24,7 @@ var (
 	ErrEncoder = errors.New("queue: the encoder wrote another size than it announced")
 )
 
-// Options configures a Queue. All fields but Budget, Reserve, ReferTo and Woken
+// Options configures a Queue. All fields but Share, Reserve, ReferTo and Woken
 // are mandatory.
 type Options struct {
 	// Messages bounds the messages that wait, staged ones included. Bytes bounds
@@ -32,9 +32,9 @@ type Options struct {
 	Messages, Bytes int
 	// Reserve is the part of Messages that only urgent messages may use. Default 0.
 	Reserve int
-	// Budget is shared with other queues, nil if there is none. What a queue
-	// holds above Minimum bytes is taken from it.
-	Budget  *Budget
+	// Share is that of the queue's store, nil if there is none. What a queue holds
+	// above Minimum bytes is taken from it.
+	Share   *Share
 	Minimum int
 	// ReferTo is the size from which on payloads are referred to and not copied, if
 	// the encoder is a Referrer. It is above the 1 KiB up to which gRPC doesn't tell
@@ -77,7 +77,7 @@ func New(options Options) *Queue {
 	options.Bytes = min(options.Bytes, maxBytes)
 	return &Queue{
 		options: options,
-		load:    load{budget: options.Budget, minimum: int64(options.Minimum)},
+		load:    load{share: options.Share, minimum: int64(options.Minimum)},
 		wake:    make(chan struct{}, 1),
 		stages:  make(map[*Stage]struct{}),
 	}

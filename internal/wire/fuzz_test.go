@@ -15,7 +15,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// FuzzDecode compares owned and lent decoding with the generated code.
+// FuzzDecode compares owned and lent decoding with the generated code, and what it
+// allocates with the body's size.
 func FuzzDecode(f *testing.F) {
 	ds := newDecoders()
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -23,6 +24,7 @@ func FuzzDecode(f *testing.F) {
 		ds.check(t, body)
 		ds.reset()
 		ds.check(t, body)
+		checkAllocated(t, body)
 	})
 }
 
