@@ -102,6 +102,43 @@ func TestC17ControlReserve(t *testing.T) {
 	}
 }
 
+// C17: nor do heartbeats keep votes away by their bytes, where there is room for
+// ever so many messages.
+func TestC17ControlReserveInBytes(t *testing.T) {
+	t.Parallel()
+	const context, size = 1 << 10, 4 << 20 // what is left to the lane when the budget is gone
+	h := newSending(t, func(o *raftmux.ClientOptions) {
+		o.QueueMessages, o.QueueBytes, o.MaxMessageSize = 1<<20, 8<<20, 4<<20
+		o.MemoryBudget = 16 << 20 // of which data takes what it can
+	})
+	t.Cleanup(h.resolver.Block(there))
+	sender := h.sender(t)
+	fill := func(message *raft_serverpb.RaftMessage) (bytes int) {
+		for {
+			err := sender.Send(message)
+			if errors.Is(err, raftmux.ErrFull) {
+				return bytes
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bytes += message.Size(); bytes > 4*size {
+				t.Fatal("the queue has no end")
+			}
+		}
+	}
+	fill(rig.Append(1, there, 2, 1, 32<<10))
+	heartbeat, vote := rig.Heartbeat(1, there, 2), rig.Vote(1, there, 2)
+	heartbeat.Message.Context, vote.Message.Context = make([]byte, context), make([]byte, context)
+	heartbeats := fill(heartbeat)
+	if heartbeats < size*3/4-2*context {
+		t.Errorf("%d bytes of heartbeats beside full data", heartbeats)
+	}
+	if votes := fill(vote); votes < size/4-2*context {
+		t.Errorf("%d bytes of votes beside %d of heartbeats", votes, heartbeats)
+	}
+}
+
 // C17: the lanes have ledgers of their own.
 func TestC17LedgerByLane(t *testing.T) {
 	t.Parallel()

@@ -51,8 +51,9 @@ func newConnection(store *Store, lane Lane, index int) *Connection {
 	}
 	if lane == Control {
 		bounds.Messages = o.QueueMessages
-		bounds.Reserve = voteReserve(o.QueueMessages)
 		bounds.Minimum = controlMinimum
+		bounds.Reserve = voteReserve(o.QueueMessages)
+		bounds.ReserveBytes = voteReserve(min(bounds.Bytes, controlMinimum))
 	}
 	ctx, cancel := context.WithCancel(store.ctx)
 	c := &Connection{

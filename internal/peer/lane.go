@@ -26,6 +26,7 @@ func (l Lane) String() string {
 // budget says: tens of thousands of heartbeats.
 const controlMinimum = 4 << 20
 
-// voteReserve is the part of the control queue that heartbeats leave to votes:
-// each read-index broadcasts a round of heartbeats, so they are not always few.
-func voteReserve(messages int) int { return messages / 4 }
+// voteReserve is the part of the control queue that heartbeats leave to votes, of
+// its messages and of its bytes: each read-index broadcasts a round of heartbeats,
+// so they are not always few.
+func voteReserve(all int) int { return all / 4 }

@@ -91,6 +91,7 @@ type load struct {
 	// What is above minimum is taken from the store's share, if there is one.
 	share   *Share
 	minimum int64
+	spare   int64        // of the bytes, what only urgent messages may use
 	granted atomic.Int64 // bytes taken
 	mu      sync.Mutex   // held while granted changes
 }
@@ -102,18 +103,22 @@ const (
 )
 
 // reserve takes room for one message of size bytes, unless that would exceed a
-// bound or the store's share.
-func (l *load) reserve(size, mostMessages, mostBytes int) bool {
+// bound or the store's share. One that isn't urgent leaves spare bytes of both.
+func (l *load) reserve(size, mostMessages, mostBytes int, urgent bool) bool {
+	spare := l.spare
+	if urgent {
+		spare = 0
+	}
 	for {
 		old := l.word.Load()
 		messages, bytes := int(old>>loadBytes), int(old&maxBytes)
-		if messages+1 > mostMessages || bytes+size > mostBytes {
+		if messages+1 > mostMessages || bytes+size > mostBytes-int(spare) {
 			return false
 		}
 		if !l.word.CompareAndSwap(old, old+1<<loadBytes+uint64(size)) {
 			continue
 		}
-		if l.share == nil || l.covered() || mutant.Active == mutant.C17 || l.grow() {
+		if l.share == nil || l.covered(spare) || mutant.Active == mutant.C17 || l.grow(spare) {
 			return true
 		}
 		l.release(1, size)
@@ -128,7 +133,7 @@ func (l *load) release(messages, bytes int) {
 	if granted == 0 {
 		return
 	}
-	if need := l.need(); need == 0 || granted-need >= 2*grain {
+	if need := l.need(l.spare); need == 0 || granted-need >= 2*grain {
 		l.shrink()
 	}
 }
@@ -138,24 +143,24 @@ func (l *load) read() (messages, bytes int) {
 	return int(word >> loadBytes), int(word & maxBytes)
 }
 
-// need returns the bytes above the minimum, rounded up to grains.
-func (l *load) need() int64 {
+// need returns the bytes above the minimum, and spare ones, rounded up to grains.
+func (l *load) need(spare int64) int64 {
 	_, bytes := l.read()
-	above := int64(bytes) - l.minimum
+	above := int64(bytes) + spare - l.minimum
 	if above <= 0 {
 		return 0
 	}
 	return ceil(above)
 }
 
-func (l *load) covered() bool { return l.need() <= l.granted.Load() }
+func (l *load) covered(spare int64) bool { return l.need(spare) <= l.granted.Load() }
 
 // grow takes from the share what is needed now.
-func (l *load) grow() bool {
+func (l *load) grow(spare int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	granted := l.granted.Load()
-	more := l.need() - granted
+	more := l.need(spare) - granted
 	if more <= 0 {
 		return true
 	}
@@ -171,7 +176,7 @@ func (l *load) grow() bool {
 func (l *load) shrink() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	spare := l.granted.Load() - l.need()
+	spare := l.granted.Load() - l.need(l.spare)
 	if spare <= 0 {
 		return
 	}

@@ -24,14 +24,15 @@ var (
 	ErrEncoder = errors.New("queue: the encoder wrote another size than it announced")
 )
 
-// Options configures a Queue. All fields but Share, Reserve, ReferTo and Woken
-// are mandatory.
+// Options configures a Queue. All fields but Share, Reserve, ReserveBytes,
+// ReferTo and Woken are mandatory.
 type Options struct {
 	// Messages bounds the messages that wait, staged ones included. Bytes bounds
 	// their bodies and those that gRPC has not let go of.
 	Messages, Bytes int
-	// Reserve is the part of Messages that only urgent messages may use. Default 0.
-	Reserve int
+	// Reserve is the part of Messages that only urgent messages may use, and
+	// ReserveBytes that of Bytes, which is at most Minimum. Default 0.
+	Reserve, ReserveBytes int
 	// Share is that of the queue's store, nil if there is none. What a queue holds
 	// above Minimum bytes is taken from it.
 	Share   *Share
@@ -77,7 +78,7 @@ func New(options Options) *Queue {
 	options.Bytes = min(options.Bytes, maxBytes)
 	return &Queue{
 		options: options,
-		load:    load{share: options.Share, minimum: int64(options.Minimum)},
+		load:    load{share: options.Share, minimum: int64(options.Minimum), spare: int64(options.ReserveBytes)},
 		wake:    make(chan struct{}, 1),
 		stages:  make(map[*Stage]struct{}),
 	}

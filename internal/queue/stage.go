@@ -71,7 +71,7 @@ func (s *Stage) Push(message Message, encoder Encoder) error {
 	if !message.Urgent {
 		most -= q.options.Reserve
 	}
-	if !q.load.reserve(message.Size, most, q.options.Bytes) {
+	if !q.load.reserve(message.Size, most, q.options.Bytes, message.Urgent) {
 		if s.chunk != nil || !q.woken() { // lest each refusal meets the queue's lock
 			s.handOver(true)
 		}
