@@ -17,18 +17,22 @@ const (
 	snapshotSize      = 1 << 30
 	quickSnapshotSize = 8 << 20
 	snapshotRounds    = 5
+	manySnapshots     = 100
+	manySize          = 32 << 20
+	quickManySize     = 1 << 20
 )
 
 // What heartbeats are timed beside. Each is a shape of the group.
 const (
 	wholeFile       = "1 GiB"
+	hundredFiles    = "100 at once, of 32 MiB"
 	besideNothing   = "beside nothing"
 	besideLimited   = "beside a snapshot, 100 MiB/s"
 	besideUnlimited = "beside a snapshot, no limit"
 )
 
 func snapshotShapes() []string {
-	return []string{wholeFile, besideNothing, besideLimited, besideUnlimited}
+	return []string{wholeFile, hundredFiles, besideNothing, besideLimited, besideUnlimited}
 }
 
 func snapshotCase(arm, shape string) Case {
@@ -44,10 +48,11 @@ func (b *bench) snapshots() (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
 	path, size := filepath.Join(folder, "data"), int64(snapshotSize)
+	small, smallSize := filepath.Join(folder, "small"), int64(manySize)
 	if b.settings.Burst <= quickBurst {
-		size = quickSnapshotSize
+		size, smallSize = quickSnapshotSize, quickManySize
 	}
-	if err := writeFile(path, size); err != nil {
+	if err := errors.Join(writeFile(path, size), writeFile(small, smallSize)); err != nil {
 		return err
 	}
 	var contenders []*contender
@@ -59,32 +64,38 @@ func (b *bench) snapshots() (err error) {
 		if err := p.start(1, b.settings.Workers); err != nil {
 			return err
 		}
-		if _, err := b.carry(contenders[len(contenders)-1], path, size); err != nil { // the first doesn't count
+		if _, err := b.carry(contenders[len(contenders)-1].pair, child.CarryArgs{Path: path}, size); err != nil { // the first doesn't count
 			return err
 		}
 	}
 	for round := range min(b.settings.Rounds, snapshotRounds) {
 		for _, c := range contenders {
-			sample, err := b.carry(c, path, size)
+			sample, err := b.carry(c.pair, child.CarryArgs{Path: path}, size)
 			if err != nil {
 				return err
 			}
 			sample.Round = round
 			b.results.add(c.Case, sample)
 		}
+		sample, err := b.carry(contenders[0].pair, child.CarryArgs{Path: small, Times: manySnapshots}, manySnapshots*smallSize)
+		if err != nil {
+			return err
+		}
+		sample.Round = round
+		b.results.add(snapshotCase(contenders[0].Arm, hundredFiles), sample)
 	}
 	return b.beats(contenders[0], path)
 }
 
-// carry sends the file once.
-func (b *bench) carry(c *contender, path string, size int64) (Sample, error) {
+// carry sends a file, size bytes in all.
+func (b *bench) carry(p *pair, args child.CarryArgs, size int64) (Sample, error) {
 	var senderBefore, receiverBefore, senderPeak, receiverPeak uint64
 	var took time.Duration
-	sender, receiver := c.pair.sender, c.pair.receiver
+	sender, receiver := p.sender, p.receiver
 	for _, step := range []func() error{
 		func() error { return sender.call(b.ctx, "ResetPeak", child.None{}, &senderBefore) },
 		func() error { return receiver.call(b.ctx, "ResetPeak", child.None{}, &receiverBefore) },
-		func() error { return sender.call(b.ctx, "Carry", child.CarryArgs{Path: path}, &took) },
+		func() error { return sender.call(b.ctx, "Carry", args, &took) },
 		func() error { return sender.call(b.ctx, "Peak", child.None{}, &senderPeak) },
 		func() error { return receiver.call(b.ctx, "Peak", child.None{}, &receiverPeak) },
 	} {

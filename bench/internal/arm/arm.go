@@ -83,7 +83,7 @@ type Pinger interface {
 	Ping() error
 }
 
-// Carrier sends files.
+// Carrier sends files, several at once if they come so.
 type Carrier interface {
 	Sender
 	// Carry returns when the file is where it goes to, and synced. A rate of 0 is

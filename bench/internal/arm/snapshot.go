@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pingcap/kvproto/pkg/eraftpb"
@@ -51,8 +53,7 @@ func snapshotArm() Arm {
 			}
 			c := &snapshotCarrier{echoPinger: pinger, address: o.Endpoint.Addresses[0], limiter: snapshot.NewLimiter(0)}
 			c.snapshots, err = snapshot.NewSender(snapshot.SenderOptions{
-				StoreID: load.FirstStore, Limiter: c.limiter,
-				Source: snapshot.FileSource(func(context.Context, *raft_serverpb.RaftMessage) (string, error) { return c.path, nil }),
+				StoreID: load.FirstStore, Limiter: c.limiter, Source: snapshot.FileSource(c.pathOf),
 			})
 			if err != nil {
 				return nil, errors.Join(err, pinger.Close())
@@ -68,20 +69,45 @@ type snapshotCarrier struct {
 	snapshots *snapshot.Sender
 	limiter   *snapshot.Limiter
 	address   string
-	path      string // of what is being carried
+	regions   atomic.Uint64 // the last one that was used
+	paths     sync.Map      // of what is being carried, by region
+}
+
+// pathOf says where the data of a snapshot is.
+func (c *snapshotCarrier) pathOf(_ context.Context, m *raft_serverpb.RaftMessage) (string, error) {
+	path, ok := c.paths.Load(m.GetRegionId())
+	if !ok {
+		return "", fmt.Errorf("arm: nothing is carried for region %d", m.GetRegionId())
+	}
+	return path.(string), nil
 }
 
 // Carry implements Carrier.
 func (c *snapshotCarrier) Carry(ctx context.Context, path string, bytesPerSecond int64) error {
-	c.path = path
+	region := c.regions.Add(1)
+	c.paths.Store(region, path)
+	defer c.paths.Delete(region)
 	c.limiter.SetRate(bytesPerSecond)
-	message := load.Message{Region: 1, Store: echoStore}.KV()
+	message := load.Message{Region: region, Store: echoStore}.KV()
 	message.Message.MsgType = eraftpb.MessageType_MsgSnapshot
 	message.Message.Snapshot = &eraftpb.Snapshot{
 		Metadata: &eraftpb.SnapshotMetadata{Index: load.Commit, Term: load.Term},
 	}
-	return c.snapshots.SendSnapshot(ctx, c.address, message)
+	for {
+		err := c.snapshots.SendSnapshot(ctx, c.address, message)
+		if !errors.Is(err, snapshot.ErrBusy) {
+			return err
+		}
+		select { // as many as may be are under way
+		case <-time.After(busyPause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
+
+// busyPause is how long a snapshot waits that finds no place.
+const busyPause = 10 * time.Millisecond
 
 // Close implements Sender.
 func (c *snapshotCarrier) Close() error {

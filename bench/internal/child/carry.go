@@ -5,29 +5,34 @@ import (
 	"errors"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/raftmux/raftmux/bench/internal/arm"
 	"github.com/raftmux/raftmux/bench/internal/measure"
 )
 
 // CarryArgs are Carry's. A Rate of 0 is as fast as it goes.
 type CarryArgs struct {
-	Path string
-	Rate int64 // bytes a second
+	Path  string
+	Rate  int64 // bytes a second
+	Times int   // how often it is sent at once; 0 is once
 }
 
 // Carry sends a file, and returns how long it took until it was synced at the
-// other end.
+// other end, as often as it was sent.
 func (h *Half) Carry(args CarryArgs, took *time.Duration) error {
 	carrier, ok := h.sender.(arm.Carrier)
 	if !ok {
 		return errors.New("child: this sender carries no files")
 	}
 	began := time.Now()
-	if err := carrier.Carry(context.Background(), args.Path, args.Rate); err != nil {
-		return err
+	all, ctx := errgroup.WithContext(context.Background())
+	for range max(args.Times, 1) {
+		all.Go(func() error { return carrier.Carry(ctx, args.Path, args.Rate) })
 	}
+	err := all.Wait()
 	*took = time.Since(began)
-	return nil
+	return err
 }
 
 // beatInterval is how far apart heartbeats are that are timed beside something else.
