@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -209,6 +211,60 @@ func TestChecksum(t *testing.T) {
 			s.expect(t, 7, whole)
 		})
 	}
+}
+
+// C9: data that the network has changed, in the last chunk, is a Failure at the
+// sender, never a Finish; and the next attempt sends only what wasn't good.
+func TestC9DamagedOnTheWay(t *testing.T) {
+	t.Parallel()
+	const size = 3 << 20
+	whole := random(1, size)
+	copy(whole[size-4096:], bytes.Repeat([]byte{0xaa}, 4096))
+	s := newStore(t)
+	damages := new(atomic.Int64)
+	damages.Store(1)
+	l := newLeader(t, s.address, memory{7: whole, 8: whole}, func(o *snapshot.SenderOptions) {
+		o.Dialer = func(ctx context.Context, address string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+			return damaging{conn, damages}, err
+		}
+	})
+	l.send(7, size)
+	if status := l.wait(7); status != raftmux.SnapshotFailure {
+		t.Errorf("ended in %v", status)
+	}
+	s.quiet(t)
+	if damages.Load() != 0 || len(s.host.of(7)) > 0 {
+		t.Errorf("%d damages left to do, %d surfaced", damages.Load(), len(s.host.of(7)))
+	}
+	l.send(7, size)
+	if status := l.wait(7); status != raftmux.SnapshotFinish {
+		t.Errorf("then ended in %v", status)
+	}
+	s.expect(t, 7, whole)
+	damages.Store(1)
+	err := l.sender.SendSnapshot(context.Background(), s.address, message(8, size))
+	if status.Code(errors.Unwrap(err)) != codes.DataLoss || !strings.Contains(err.Error(), "checksum") {
+		t.Errorf("the sender was told %v", err)
+	}
+}
+
+// damaging flips a bit in what is written, as often as is left to do, where it
+// finds a run of 0xaa.
+type damaging struct {
+	net.Conn
+	left *atomic.Int64
+}
+
+func (d damaging) Write(b []byte) (int, error) {
+	at := bytes.Index(b, bytes.Repeat([]byte{0xaa}, 64))
+	if at < 0 || d.left.Load() == 0 {
+		return d.Conn.Write(b)
+	}
+	d.left.Add(-1)
+	b = bytes.Clone(b)
+	b[at] ^= 1
+	return d.Conn.Write(b)
 }
 
 // C9: a receiver that takes one chunk and sleeps is a Failure within the bound.
