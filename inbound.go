@@ -259,11 +259,11 @@ func (in *inbound) decodeOne(body []byte, given bool) (decoded int, err error) {
 	} else {
 		envelope, err = in.receiver.Decode(body)
 	}
-	if errors.Is(err, ErrFiltered) {
-		s.metrics.filtered.add(1)
-		return 0, nil
-	}
 	if err != nil {
+		if errors.Is(err, ErrFiltered) {
+			s.metrics.filtered.add(1)
+			return 0, nil
+		}
 		s.metrics.malformed.add(1)
 		s.options.Logger.Debug("malformed message dropped", "source_store_id", in.key.storeID, "err", err)
 		if mutant.Active == mutant.C20 { // it ends the stream

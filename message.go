@@ -148,12 +148,12 @@ func envelopeOf(message *raft_serverpb.RaftMessage) Envelope {
 }
 
 // transfers says whether a message is the SnapshotSender's to carry.
-func transfers(envelope Envelope) bool {
+func transfers(envelope *Envelope) bool {
 	return envelope.HasMessage && envelope.Type == eraftpb.MessageType_MsgSnapshot && !envelope.Witness
 }
 
 // invalid says what is wrong with a message, "" if nothing is.
-func (c *Client) invalid(envelope Envelope) string {
+func (c *Client) invalid(envelope *Envelope) string {
 	switch {
 	case envelope.ToPeerID == 0:
 		return "it has no to_peer"
@@ -201,7 +201,7 @@ func isLocal(t eraftpb.MessageType) bool {
 //
 // MsgTimeoutNow stays with the data: it is sent when the receiver has all of the
 // log, and should find it so. What has no Raft message in it is data, too.
-func laneOf(envelope Envelope) peer.Lane {
+func laneOf(envelope *Envelope) peer.Lane {
 	if !envelope.HasMessage {
 		return peer.Data
 	}
@@ -216,7 +216,7 @@ func laneOf(envelope Envelope) peer.Lane {
 }
 
 // isVote says whether a message is about an election.
-func isVote(envelope Envelope) bool {
+func isVote(envelope *Envelope) bool {
 	if !envelope.HasMessage {
 		return false
 	}
@@ -233,7 +233,7 @@ func isVote(envelope Envelope) bool {
 // isVolatile says whether a message is worthless, or harmful, once the stream
 // for which it waited has broken: a vote or a heartbeat speaks of a moment, and
 // an order to campaign or to hand over leadership must not come late.
-func isVolatile(envelope Envelope) bool {
+func isVolatile(envelope *Envelope) bool {
 	if !envelope.HasMessage {
 		return false
 	}

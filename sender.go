@@ -68,27 +68,34 @@ func (s *Sender) Send(message *raft_serverpb.RaftMessage) error {
 	}
 	s.kvraft.message = message
 	defer s.kvraft.reset()
-	return s.SendEncoded(envelopeOf(message), &s.kvraft)
+	envelope := envelopeOf(message)
+	return s.accept(&envelope, &s.kvraft)
 }
 
 // SendEncoded is Send for adapters of other Raft libraries. The encoder is not
 // used after it has returned. One that can do without copies is a PayloadEncoder.
 func (s *Sender) SendEncoded(envelope Envelope, encoder Encoder) error {
+	return s.accept(&envelope, encoder)
+}
+
+// accept takes a message or refuses it. The envelope is passed by reference from here
+// on, for it has six words, and a message costs little else.
+func (s *Sender) accept(envelope *Envelope, encoder Encoder) error {
 	if s.closed {
-		return s.refuse(envelope, ErrDisconnected, "the sender is closed")
+		return s.refuse(*envelope, ErrDisconnected, "the sender is closed")
 	}
 	if problem := s.client.invalid(envelope); problem != "" {
-		return s.refuse(envelope, ErrInvalid, problem)
+		return s.refuse(*envelope, ErrInvalid, problem)
 	}
-	if filter := s.client.options.Filter; filter != nil && !filter.Pass(envelope) {
-		return s.refuse(envelope, ErrFiltered, "")
+	if filter := s.client.options.Filter; filter != nil && !filter.Pass(*envelope) {
+		return s.refuse(*envelope, ErrFiltered, "")
 	}
 	size := encoder.Size()
 	if size <= 0 {
-		return s.refuse(envelope, ErrInvalid, "the message is empty")
+		return s.refuse(*envelope, ErrInvalid, "the message is empty")
 	}
 	if limit := s.limit(envelope); size > limit {
-		return s.refuse(envelope, ErrTooLarge, fmt.Sprintf("%d bytes, the limit is %d", size, limit))
+		return s.refuse(*envelope, ErrTooLarge, fmt.Sprintf("%d bytes, the limit is %d", size, limit))
 	}
 	err := s.send(envelope, encoder, size)
 	if errors.Is(err, ErrDisconnected) && !s.buried(envelope.ToStoreID) {
@@ -98,7 +105,7 @@ func (s *Sender) SendEncoded(envelope Envelope, encoder Encoder) error {
 		err = s.send(envelope, encoder, size)
 	}
 	if err != nil {
-		return s.refuse(envelope, err, "")
+		return s.refuse(*envelope, err, "")
 	}
 	return nil
 }
@@ -124,7 +131,7 @@ const MaxSnapshotMessageSize = 64 << 20
 
 // limit returns the size above which a message is refused. What doesn't ride the
 // stream isn't judged by the stream's limit.
-func (s *Sender) limit(envelope Envelope) int {
+func (s *Sender) limit(envelope *Envelope) int {
 	if transfers(envelope) {
 		return MaxSnapshotMessageSize
 	}
@@ -132,7 +139,7 @@ func (s *Sender) limit(envelope Envelope) int {
 }
 
 // send returns nil or the bare reason.
-func (s *Sender) send(envelope Envelope, encoder Encoder, size int) error {
+func (s *Sender) send(envelope *Envelope, encoder Encoder, size int) error {
 	r, err := s.route(envelope.ToStoreID)
 	if err != nil {
 		return ErrDisconnected
@@ -154,7 +161,7 @@ func (s *Sender) send(envelope Envelope, encoder Encoder, size int) error {
 }
 
 // push stages a message for the stream.
-func (s *Sender) push(r *route, envelope Envelope, encoder Encoder, size int) error {
+func (s *Sender) push(r *route, envelope *Envelope, encoder Encoder, size int) error {
 	p, err := r.path(laneOf(envelope), envelope.RegionID)
 	if err != nil {
 		return ErrDisconnected
@@ -187,7 +194,7 @@ func (s *Sender) push(r *route, envelope Envelope, encoder Encoder, size int) er
 	}
 }
 
-func (s *Sender) sendSnapshot(store *peer.Store, envelope Envelope, encoder Encoder, size int) error {
+func (s *Sender) sendSnapshot(store *peer.Store, envelope *Envelope, encoder Encoder, size int) error {
 	encoded := encoder.AppendTo(make([]byte, 0, size))
 	if len(encoded) != size {
 		return fmt.Errorf("%w: %w", ErrInvalid, queue.ErrEncoder)
@@ -195,13 +202,13 @@ func (s *Sender) sendSnapshot(store *peer.Store, envelope Envelope, encoder Enco
 	if err := store.SendSnapshot(peerOf(envelope), encoded); err != nil {
 		return ErrDisconnected
 	}
-	if lose := s.client.options.Hooks.LoseSnapshot; lose != nil && lose(envelope) {
+	if lose := s.client.options.Hooks.LoseSnapshot; lose != nil && lose(*envelope) {
 		s.client.RemoveStore(envelope.ToStoreID)
 	}
 	return nil
 }
 
-func peerOf(envelope Envelope) report.Peer {
+func peerOf(envelope *Envelope) report.Peer {
 	return report.Peer{RegionID: envelope.RegionID, PeerID: envelope.ToPeerID}
 }
 

@@ -118,7 +118,7 @@ func (l *load) reserve(size, mostMessages, mostBytes int, urgent bool) bool {
 		if !l.word.CompareAndSwap(old, old+1<<loadBytes+uint64(size)) {
 			continue
 		}
-		if l.share == nil || l.covered(spare) || mutant.Active == mutant.C17 || l.grow(spare) {
+		if l.share == nil || int64(bytes+size)+spare <= l.minimum || l.covered(spare) || mutant.Active == mutant.C17 || l.grow(spare) {
 			return true
 		}
 		l.release(1, size)
