@@ -19,7 +19,7 @@ func Needs(t testing.TB, tools ...string) {
 		t.Skip("skipped with -short: it takes many seconds")
 	}
 	if os.Getenv("RAFTMUX_NETNS") == "" {
-		t.Skip("skipped without RAFTMUX_NETNS=1: it goes by the time that things take, and wants the machine for itself")
+		t.Skip("skipped without RAFTMUX_NETNS=1: it measures, and wants the machine for itself")
 	}
 	if os.Geteuid() != 0 {
 		t.Skip("skipped: network namespaces need root")
