@@ -16,11 +16,11 @@ type fault struct {
 	heal  func()
 }
 
-// faultKind says how to make a fault. Each is as likely as its weight.
+// faultKind says how to make a fault. Each comes as often as its weight says.
 type faultKind struct {
 	name   string
 	weight int
-	ways   int // how many: one, both of two stores, or all four of the first one's store
+	ways   int // how many: one, both of two stores, or all four of the store from which the first goes
 	least  time.Duration
 	most   time.Duration
 	// do makes it, and returns what ends it; nil if it can't be made now.
