@@ -3,7 +3,6 @@ package loop
 import (
 	"context"
 	"math/rand/v2"
-	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -48,6 +47,7 @@ const (
 type cluster struct {
 	t        *testing.T
 	groups   int
+	network  network
 	history  *history
 	stores   [stores + 1]*store // by id
 	numbers  atomic.Uint64      // of writes and reads
@@ -62,9 +62,9 @@ func (c *cluster) phase() phase     { return c.phaseNow.Load() }
 func (c *cluster) setPhase(p phase) { c.phaseNow.Store(p) }
 
 // newCluster starts stores that host a replica of each group, and the clock.
-func newCluster(t *testing.T, groups int, seed uint64) *cluster {
+func newCluster(t *testing.T, n network, groups int, seed uint64) *cluster {
 	t.Helper()
-	c := &cluster{t: t, groups: groups, history: newHistory(t, groups)}
+	c := &cluster{t: t, groups: groups, network: n, history: newHistory(t, groups)}
 	for id := uint64(1); id <= stores; id++ {
 		c.stores[id] = newStore(c, id, seed)
 	}
@@ -141,18 +141,15 @@ func (c *cluster) stop() {
 	}
 }
 
-// store is one store: its half of raftmux, its workers, and the proxies through
-// which it reaches the others.
+// store is one store: its half of raftmux, and its workers.
 type store struct {
 	id       uint64
 	cluster  *cluster
 	workers  []*worker
 	resolver *rig.Resolver
-	proxies  [stores + 1]*rig.Proxy // by the store that they lead to
 	client   *raftmux.Client
 	server   *raftmux.Server
 	grpc     *grpc.Server
-	address  string
 	served   chan struct{}
 
 	refusals atomic.Uint64 // makes the Router answer "not now" at times
@@ -183,11 +180,7 @@ func newStore(c *cluster, id, seed uint64) *store {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	s.address = listener.Addr().String()
+	listener := c.network.listen(id)
 	s.grpc = grpc.NewServer(raftmux.GRPCServerOptions()...)
 	s.server.Register(s.grpc)
 	go func() {
@@ -199,11 +192,10 @@ func newStore(c *cluster, id, seed uint64) *store {
 
 // connect makes the sending half, once all addresses are known.
 func (s *store) connect() {
-	t := s.cluster.t
-	for _, other := range s.cluster.stores[1:] {
+	c := s.cluster
+	for _, other := range c.stores[1:] {
 		if other != s {
-			s.proxies[other.id] = rig.NewProxy(t, other.address)
-			s.resolver.Set(other.id, s.proxies[other.id].Addr())
+			s.resolver.Set(other.id, c.network.address(s.id, other.id))
 		}
 	}
 	var err error
@@ -217,9 +209,10 @@ func (s *store) connect() {
 		MaxMessageSize:      1 << 20,
 		BackoffStep:         backoffStep,
 		ConnectTimeout:      time.Second,
+		Dialer:              c.network.dialer(s.id),
 	})
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 
 var errFull = errors.New("loop: the mailbox is full")
 
-var seedFlag = flag.Uint64("loop.seed", 0, "seed of the faults of TestRaftInTheLoop; 0 takes the time")
+var seedFlag = flag.Uint64("loop.seed", 0, "seed of the faults; 0 takes the time")
 
 // healTime is how long the groups may take to commit again once all faults are
 // over. It is an election or two and some attempts to connect, on a busy machine.
@@ -40,7 +40,10 @@ func size() (groups int, breaking time.Duration) {
 // report per step; queues stay within their bounds, and goroutines few; the
 // ledgers balance. And what Raft promises holds: replicas apply the same entries,
 // no lease read misses what a client had seen, no two stores hold a lease at once.
-func TestRaftInTheLoop(t *testing.T) {
+func TestRaftInTheLoop(t *testing.T) { raftInTheLoop(t, newProxies(t)) }
+
+// raftInTheLoop runs the cluster over a network, breaks that, and checks.
+func raftInTheLoop(t *testing.T, n network) {
 	seed := *seedFlag
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
@@ -48,7 +51,7 @@ func TestRaftInTheLoop(t *testing.T) {
 	groups, breaking := size()
 	t.Logf("-loop.seed=%d: %d groups, %v of faults", seed, groups, breaking)
 	began := time.Now()
-	c := newCluster(t, groups, seed)
+	c := newCluster(t, n, groups, seed)
 	c.eventually("every group commits", func(r *regionHistory) bool { return r.floor.Load() > 0 })
 	t.Logf("every group has a leader after %v", time.Since(began).Round(time.Millisecond))
 

@@ -9,21 +9,13 @@ import (
 
 // C10, C15: a real partition is found in time, reported once, and survived.
 func TestPartition(t *testing.T) {
-	needs(t, "ip")
+	Needs(t, "ip")
 	for _, cut := range []struct {
-		name         string
-		breaks, heal []string // commands at the receiver's end
+		name   string
+		breaks func(there *Namespace, t testing.TB) (heal func())
 	}{
-		{
-			name:   "the cable is pulled",
-			breaks: []string{"ip", "link", "set", device, "down"},
-			heal:   []string{"ip", "link", "set", device, "up"},
-		},
-		{
-			name:   "the answers are lost",
-			breaks: []string{"ip", "route", "add", "blackhole", hereIP + "/32"},
-			heal:   []string{"ip", "route", "del", "blackhole", hereIP + "/32"},
-		},
+		{"the cable is pulled", (*Namespace).Down},
+		{"the answers are lost", func(there *Namespace, t testing.TB) func() { return there.Blackhole(t, HereIP) }},
 	} {
 		for _, traffic := range []struct {
 			name  string
@@ -37,8 +29,8 @@ func TestPartition(t *testing.T) {
 		} {
 			t.Run(cut.name+" "+traffic.name, func(t *testing.T) {
 				t.Parallel()
-				here, there := newCable(t)
-				s := newStores(t, here, there, thereIP)
+				here, there := NewCable(t)
+				s := newStores(t, here, there, ThereIP)
 				sender := s.NewSender()
 				region := uint64(1)
 				goesThrough := func() bool {
@@ -48,7 +40,7 @@ func TestPartition(t *testing.T) {
 				}
 				rig.Eventually(t, rig.WaitTimeout, goesThrough, "messages flow")
 
-				there.run(t, cut.breaks...)
+				heal := cut.breaks(there, t)
 				began := time.Now()
 				down := func() int { return s.router.Events().StoreUnreachable(2) }
 				for found := false; !found; found = down() > 0 {
@@ -68,7 +60,7 @@ func TestPartition(t *testing.T) {
 					t.Errorf("reported %d times, want once", n)
 				}
 
-				there.run(t, cut.heal...)
+				heal()
 				began, region = time.Now(), 3
 				rig.Eventually(t, rig.WaitTimeout, goesThrough, "messages flow again")
 				t.Logf("flows again %v after healing", time.Since(began).Round(time.Millisecond))

@@ -21,26 +21,26 @@ const tick = 100 * time.Millisecond
 // C17: appends of 1 MiB that saturate a link of 100 Mbit with a queue of 50 ms
 // leave heartbeats a way of less than a tick.
 func TestHeartbeatsOnSaturatedLink(t *testing.T) {
-	needs(t, "ip", "tc", "sh")
+	Needs(t, "ip", "tc", "sh")
 	// Reno, which every kernel has, fills a queue until it overflows, like cubic. But
 	// at a device of its own a kernel lets each connection add little; at a router
 	// nothing holds it back. BBR leaves queues short.
 	t.Run("reno and the sender's own device", func(t *testing.T) {
-		here, there := newCable(t)
-		saturate(t, here, there, thereIP, here, "reno")
+		here, there := NewCable(t)
+		saturate(t, here, there, ThereIP, here, "reno")
 	})
 	for _, congestion := range []string{"reno", "bbr"} {
 		t.Run(congestion+" and a router", func(t *testing.T) {
-			here, router, there := newRoute(t)
-			saturate(t, here, there, routedIP, router, congestion)
+			here, router, there := NewRoute(t)
+			saturate(t, here, there, RoutedIP, router, congestion)
 		})
 	}
 }
 
-func saturate(t *testing.T, here, there *namespace, thereIP string, shaped *namespace, congestion string) {
+func saturate(t *testing.T, here, there *Namespace, thereIP string, shaped *Namespace, congestion string) {
 	const warmUp, measure = 2 * time.Second, 5 * time.Second
-	shaped.need(t, "tc", "qdisc", "add", "dev", device, "root", "tbf", "rate", "100mbit", "burst", "32kbit", "latency", "50ms")
-	here.need(t, "sh", "-c", "echo "+congestion+" >/proc/sys/net/ipv4/tcp_congestion_control")
+	shaped.Need(t, "tc", "qdisc", "add", "dev", Device, "root", "tbf", "rate", "100mbit", "burst", "32kbit", "latency", "50ms")
+	here.Need(t, "sh", "-c", "echo "+congestion+" >/proc/sys/net/ipv4/tcp_congestion_control")
 	s := newStores(t, here, there, thereIP)
 
 	ctx, stop := context.WithCancel(t.Context())
@@ -92,7 +92,7 @@ func saturate(t *testing.T, here, there *namespace, thereIP string, shaped *name
 	time.Sleep(measure)
 	bytes, heartbeats := s.host.measured()
 	status, _ := s.Store(2)
-	if queue, err := shaped.output("tc", "-s", "qdisc", "show", "dev", device); err == nil {
+	if queue, err := shaped.Output("tc", "-s", "qdisc", "show", "dev", Device); err == nil {
 		t.Logf("the queue: %s", queue)
 	}
 	stop()

@@ -27,7 +27,7 @@ type stores struct {
 	host   *host
 }
 
-func newStores(t *testing.T, here, there *namespace, thereIP string) *stores {
+func newStores(t *testing.T, here, there *Namespace, thereIP string) *stores {
 	t.Helper()
 	s := &stores{host: &host{regions: make(map[uint64]int)}, router: rig.NewRouter[raftmux.SnapshotStatus](t)}
 
@@ -35,7 +35,7 @@ func newStores(t *testing.T, here, there *namespace, thereIP string) *stores {
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener := there.listen(t, thereIP+":0")
+	listener := there.Listen(t, thereIP+":0")
 	inner := grpc.NewServer(raftmux.GRPCServerOptions()...)
 	server.Register(inner)
 	var serving sync.WaitGroup
@@ -51,7 +51,7 @@ func newStores(t *testing.T, here, there *namespace, thereIP string) *stores {
 	resolver := rig.NewResolver()
 	resolver.Set(2, listener.Addr().String())
 	s.Client, err = raftmux.NewClient(raftmux.ClientOptions{
-		StoreID: 1, Resolver: resolver, Router: s.router, Dialer: here.dial,
+		StoreID: 1, Resolver: resolver, Router: s.router, Dialer: here.Dial,
 	})
 	if err != nil {
 		t.Fatal(err)
