@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/raftmux/raftmux"
+	"github.com/raftmux/raftmux/internal/race"
 )
 
 // randomAppend returns a MsgApp of any shape: few or many entries, small or large.
@@ -119,8 +120,11 @@ func testOwnership(
 func TestReceivePins(t *testing.T) {
 	const limit = 64 << 10
 	random := rand.New(rand.NewPCG(3, 4))
-	worst := 0
-	for round := range 400 {
+	worst, rounds := 0, 400
+	if race.Enabled {
+		rounds = 40
+	}
+	for round := range rounds {
 		before := live()
 		kept, own := keepOne(t, random, round%2 == 1)
 		pinned := live() - before - own

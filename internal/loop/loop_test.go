@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/raftmux/raftmux/internal/race"
 	"github.com/raftmux/raftmux/internal/rig"
 )
 
@@ -23,7 +24,7 @@ func size() (groups int, breaking time.Duration) {
 	switch {
 	case testing.Short():
 		return 100, 5 * time.Second
-	case raceDetector:
+	case race.Enabled:
 		return 300, 20 * time.Second
 	default:
 		return 1000, 15 * time.Second

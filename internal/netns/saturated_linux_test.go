@@ -12,6 +12,7 @@ import (
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 
 	"github.com/raftmux/raftmux"
+	"github.com/raftmux/raftmux/internal/race"
 	"github.com/raftmux/raftmux/internal/rig"
 )
 
@@ -111,7 +112,7 @@ func saturate(t *testing.T, here, there *Namespace, thereIP string, shaped *Name
 		t.Error("a link that is merely busy was taken for a dead one")
 	}
 	switch {
-	case raceDetector || lateP99 > tick/5:
+	case race.Enabled || lateP99 > tick/5:
 		t.Skip("the processor, not the link, is what is short here: the figures are held against nothing")
 	case rate < 60:
 		t.Error("the link of 100 Mbit wasn't saturated")

@@ -9,6 +9,8 @@ import (
 	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"github.com/pingcap/kvproto/pkg/metapb"
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+
+	"github.com/raftmux/raftmux/internal/race"
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
@@ -229,7 +231,10 @@ func testPins(
 	t *testing.T, bodies [][]byte, take func(*raft_serverpb.RaftMessage, int) any,
 	decode func(*Decoder, []byte) (*raft_serverpb.RaftMessage, error),
 ) {
-	const kept = 24
+	kept := 24
+	if race.Enabled {
+		kept = 6
+	}
 	decodeOne := func(d *Decoder, body []byte) *raft_serverpb.RaftMessage {
 		m, err := decode(d, body)
 		if err != nil {
