@@ -66,9 +66,19 @@
 // Who lost the folder joins as a new store (Options.Join), and ReplaceStore does
 // the rest; the new store begins once it hears that the old one is gone for good.
 //
+// One that is told of nobody has nobody to ask. It founds a cluster of its own, with
+// the same ids in it, so each cluster has an identity (affiliation.go): it is on disk,
+// a store that joins learns it, and all that two stores open to each other, the
+// streams of messages, those of snapshots and the questions, names it at both ends. A
+// store of another cluster, or one that names none, is refused with an error that
+// wraps ErrOtherCluster, in the log now and then, and always in INFO.
+//
 // # What is not here
 //
 // Nothing places regions, or notices by itself that a store is gone for good:
 // that is for an operator to say. Regions don't split. A store that was replaced
-// while it still ran isn't told before it starts again.
+// while it still ran isn't told before it starts again. If all that founded a cluster,
+// and were more than one, lose their folders at a time and begin anew together, they
+// have the old identity: stores that joined since would take them for the members
+// that they were.
 package kvstore

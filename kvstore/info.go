@@ -56,6 +56,7 @@ func (s *Store) infoServer(line func(string, any)) {
 	line("redis_mode", "standalone")
 	line("server", "raftmux")
 	line("store_id", s.options.StoreID)
+	line("cluster_id", s.host.affiliation.id())
 	serving := s.host.serving.Load()
 	line("serving", serving)
 	if serving {
@@ -174,6 +175,10 @@ func (s *Store) infoRaftmux(line func(string, any)) {
 }
 
 func (s *Store) infoStores(line func(string, any)) {
+	line("cluster_refusals", s.host.affiliation.refusals.Load())
+	if last := s.host.affiliation.lastRefusal(); last != nil {
+		line("cluster_last_refusal", last)
+	}
 	line("retired_stores", strings.Trim(fmt.Sprint(s.host.directory.retiredStores()), "[]"))
 	for _, store := range s.client.Stores() {
 		line(fmt.Sprintf("store%d", store.StoreID), fmt.Sprintf("state=%s,address=%s,connections=%d",
