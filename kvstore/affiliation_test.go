@@ -132,6 +132,7 @@ func TestStoreThatFoundsAnewIsNoMember(t *testing.T) {
 	}
 
 	// And it comes to them: a peer of its regions would destroy the others' own.
+	began := time.Now()
 	for region := uint64(1); region <= 4; region++ {
 		if _, err := anew.AddLearner(region, 1, c.peers[1]); err != nil {
 			t.Fatal(err)
@@ -139,9 +140,11 @@ func TestStoreThatFoundsAnewIsNoMember(t *testing.T) {
 	}
 	c.waitRefusal(anew, c.stores[1])
 	c.waitRefusal(c.stores[1], anew)
-	eventually(t, 20*time.Second, "it tries again and again", func() bool {
-		return anew.client.Stores()[0].Connections[0].Generation > 3
-	})
+	tries := func() uint64 { return anew.client.Stores()[0].Connections[0].Generation }
+	eventually(t, 20*time.Second, "it tries again and again", func() bool { return tries() > 3 })
+	if n, most := tries(), uint64(time.Since(began)/(backoffStep*4/5))+2; n > most {
+		t.Errorf("it has tried %d times, want %d at most", n, most)
+	}
 	for id := uint64(1); id <= 2; id++ {
 		if destroyed := infoLines(c.stores[id])["peers_destroyed"]; destroyed != "0" {
 			t.Errorf("store %d has destroyed %s peers", id, destroyed)

@@ -53,9 +53,11 @@
 // snapshot into a sorted table (outgoing.go), carried by package snapshot beside
 // the streams, and put into the receiver's Pebble in place of all that the region
 // had, together with the Raft state that goes with it, in one atomic step
-// (incoming.go). After a crash at any point the region is as it was before or as it
-// is after. Files under way are in the folder's subfolder snapshots, which is
-// emptied at the start.
+// (incoming.go). None is made before the receiver has said that it has room for it,
+// which it keeps for a while (room.go); voters that fell behind, and peers that
+// replace lost ones, come before learners. After a crash at any point the region is
+// as it was before or as it is after. Files under way are in the folder's subfolder
+// snapshots, which is emptied at the start.
 //
 // # A disk that is lost
 //

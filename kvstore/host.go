@@ -36,6 +36,7 @@ type Host struct {
 	// affiliation is the cluster that the store is of.
 	affiliation *affiliation
 	files       *snapshotFiles
+	prechecks   *prechecks
 	views       []view // by region id - 1
 
 	// serving says that the workers run. Until then nothing below may be read.
@@ -79,6 +80,7 @@ func openHost(options Options) (*Host, error) {
 		return nil, err
 	}
 	if h.directory, err = loadDirectory(h.db, options.StoreID, options.Peers); err == nil {
+		h.prechecks = newPrechecks(h.directory)
 		h.files, err = openSnapshotFiles(options, h.db)
 	}
 	if err != nil {
@@ -214,10 +216,12 @@ func (h *Host) fail(err error) {
 func (h *Host) stop() {
 	h.cancel()
 	h.running.Wait()
+	h.prechecks.close()
 }
 
 // close closes the Pebble, after stop.
 func (h *Host) close() error {
+	h.prechecks.close()
 	h.files.close()
 	if !h.serving.Load() {
 		for _, w := range h.workers {

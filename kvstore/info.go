@@ -190,11 +190,17 @@ func (s *Store) infoSnapshots(line func(string, any)) {
 	line("snapshots_restored", s.host.restored.Load())
 	line("snapshot_bytes_in", s.host.receivedBytes.Load())
 	if s.host.serving.Load() {
-		var sent, failed uint64
+		var sent, failed, asked, refused uint64
 		for _, w := range s.host.workers {
 			sent += w.counters.snapshotsSent.Load()
 			failed += w.counters.snapshotsFailed.Load()
+			asked += w.counters.prechecks.Load()
+			refused += w.counters.prechecksRefused.Load()
 		}
+		// How often other stores were asked for room, and had none.
+		line("snapshot_prechecks", asked)
+		line("snapshot_prechecks_refused", refused)
+		line("snapshots_made", s.host.files.made.Load())
 		line("snapshots_sent", sent)
 		line("snapshots_failed", failed)
 	}

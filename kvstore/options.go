@@ -83,6 +83,10 @@ type Options struct {
 
 	// wrapTransport lets tests meddle with what the workers send.
 	wrapTransport func(transport) transport
+	// wrapPrecheck lets them meddle with the questions for room, and snapshotPlaces is
+	// how many snapshots a store takes at a time.
+	wrapPrecheck   func(precheck) precheck
+	snapshotPlaces int
 	// unsafeNoSync is for the test that proves that the other tests can fail.
 	unsafeNoSync bool
 }

@@ -134,12 +134,17 @@ func (s *Store) openSnapshots() (err error) {
 	if err != nil {
 		return err
 	}
+	s.host.prechecks.ask = s.snapshotSender.Precheck
+	if s.options.wrapPrecheck != nil {
+		s.host.prechecks.ask = s.options.wrapPrecheck(s.host.prechecks.ask)
+	}
 	s.host.cancelSending = func(region uint64) { s.snapshotSender.Cancel(region) }
 	s.snapshotReceiver, err = snapshot.NewReceiver(snapshot.ReceiverOptions{
-		StoreID:    s.options.StoreID,
-		Sink:       snapshotSink{s.host},
-		Registerer: s.options.Registerer,
-		Logger:     s.options.Logger,
+		StoreID:      s.options.StoreID,
+		Sink:         snapshotSink{s.host},
+		MaxTransfers: s.options.snapshotPlaces,
+		Registerer:   s.options.Registerer,
+		Logger:       s.options.Logger,
 	})
 	return err
 }
