@@ -53,9 +53,11 @@
 // snapshot into a sorted table (outgoing.go), carried by package snapshot beside
 // the streams, and put into the receiver's Pebble in place of all that the region
 // had, together with the Raft state that goes with it, in one atomic step
-// (incoming.go). After a crash at any point the region is as it was before or as it
-// is after. Files under way are in the folder's subfolder snapshots, which is
-// emptied at the start.
+// (incoming.go). None is made before the receiver has said that it has room for it,
+// which it keeps for a while (room.go); voters that fell behind, and peers that
+// replace lost ones, come before learners. After a crash at any point the region is
+// as it was before or as it is after. Files under way are in the folder's subfolder
+// snapshots, which is emptied at the start.
 //
 // # A disk that is lost
 //
@@ -66,9 +68,19 @@
 // Who lost the folder joins as a new store (Options.Join), and ReplaceStore does
 // the rest; the new store begins once it hears that the old one is gone for good.
 //
+// One that is told of nobody has nobody to ask. It founds a cluster of its own, with
+// the same ids in it, so each cluster has an identity (affiliation.go): it is on disk,
+// a store that joins learns it, and all that two stores open to each other, the
+// streams of messages, those of snapshots and the questions, names it at both ends. A
+// store of another cluster, or one that names none, is refused with an error that
+// wraps ErrOtherCluster, in the log now and then, and always in INFO.
+//
 // # What is not here
 //
 // Nothing places regions, or notices by itself that a store is gone for good:
 // that is for an operator to say. Regions don't split. A store that was replaced
-// while it still ran isn't told before it starts again.
+// while it still ran isn't told before it starts again. If all that founded a cluster,
+// and were more than one, lose their folders at a time and begin anew together, they
+// have the old identity: stores that joined since would take them for the members
+// that they were.
 package kvstore

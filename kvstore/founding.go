@@ -10,7 +10,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -27,6 +30,9 @@ import (
 // heard of another (see worker.meet), so a vote that counted somewhere is
 // remembered there. And it costs what a new cluster needs anyway: for the first
 // start, all stores have to be there.
+//
+// A store that is told of nobody can ask nobody. What that founds is a cluster with
+// an identity of its own, which the stores of others refuse; see affiliation.go.
 
 // ErrKnown is wrapped by the error of a store whose folder is empty though it has
 // been a member: it must not come back under its id.
@@ -48,6 +54,8 @@ type reply struct {
 	Retired bool              `json:"retired"`
 	Regions int               `json:"regions"`
 	Founds  map[uint64]string `json:"founds,omitempty"`
+	// Cluster is the id of the store's cluster, if it knows that.
+	Cluster string `json:"cluster,omitempty"`
 	// Others are the stores that this one knows, with their addresses, and Gone
 	// those that were replaced.
 	Others map[uint64]string `json:"others,omitempty"`
@@ -71,20 +79,28 @@ func askDesc() *grpc.ServiceDesc {
 		HandlerType: (*asker)(nil),
 		Methods: []grpc.MethodDesc{{
 			MethodName: "Ask",
-			Handler: func(server any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			Handler: func(server any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
 				var in wrapperspb.StringValue
-				var q question
 				if err := decode(&in); err != nil {
 					return nil, err
 				}
-				if err := json.Unmarshal([]byte(in.GetValue()), &q); err != nil {
-					return nil, err
+				handle := func(context.Context, any) (any, error) { return answerAsk(server.(asker), &in) }
+				if intercept == nil {
+					return handle(ctx, &in)
 				}
-				out, err := json.Marshal(server.(asker).answer(q))
-				return wrapperspb.String(string(out)), err
+				return intercept(ctx, &in, &grpc.UnaryServerInfo{Server: server, FullMethod: askMethod}, handle)
 			},
 		}},
 	}
+}
+
+func answerAsk(server asker, in *wrapperspb.StringValue) (*wrapperspb.StringValue, error) {
+	var q question
+	if err := json.Unmarshal([]byte(in.GetValue()), &q); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "kvstore: the question: %v", err)
+	}
+	out, err := json.Marshal(server.answer(q))
+	return wrapperspb.String(string(out)), err
 }
 
 // answer implements asker.
@@ -94,6 +110,7 @@ func (h *Host) answer(q question) reply {
 		Met:     h.directory.hasMet(q.Store),
 		Retired: h.directory.isRetired(q.Store),
 		Regions: h.options.Regions,
+		Cluster: h.affiliation.id(),
 		Others:  h.directory.others(),
 		Gone:    h.directory.retiredStores(),
 	}
@@ -130,7 +147,8 @@ func (h *Host) askAll(ctx context.Context, isNew bool) error {
 }
 
 // askRound asks each store once: those of the directory, and those that others
-// know. It returns whether all have answered that aren't gone.
+// know. It returns whether all have answered that aren't gone, and the cluster is
+// known.
 func (h *Host) askRound(ctx context.Context, q question, isNew bool) (all bool, err error) {
 	left := h.directory.others()
 	asked := map[uint64]bool{h.options.StoreID: true}
@@ -141,7 +159,7 @@ func (h *Host) askRound(ctx context.Context, q question, isNew bool) (all bool, 
 		address := left[store]
 		delete(left, store)
 		asked[store] = true
-		r, err := ask(ctx, address, q)
+		r, err := h.ask(ctx, address, q, isNew)
 		if err != nil || (r.Store != store && h.options.Peers[store] == "") {
 			silent[store] = true // or there is another one now, where it was
 			continue
@@ -159,7 +177,7 @@ func (h *Host) askRound(ctx context.Context, q question, isNew bool) (all bool, 
 	for _, store := range gone {
 		delete(silent, store)
 	}
-	return len(silent) == 0, nil
+	return len(silent) == 0 && h.affiliation.id() != "", nil
 }
 
 // judge says whether a reply forbids this store to go on.
@@ -183,13 +201,21 @@ func (h *Host) judge(r reply, store uint64, address string, isNew bool) error {
 		return fmt.Errorf("kvstore: store %d: store %d was started with the stores %v, not %v; the stores that begin a cluster must all be given the same, and one that comes later must join",
 			own, store, r.Founds, h.options.Peers)
 	}
+	if err := h.affiliation.join(store, r.Cluster); err != nil {
+		return fmt.Errorf("%w; see Options.Peers", err)
+	}
 	return nil
 }
 
-// ask asks one store.
-func ask(ctx context.Context, address string, q question) (r reply, err error) {
+// ask asks one store. A store that is new doesn't say of which cluster it is: it
+// is of none before it begins, and whatever it is answered may forbid that. Any
+// other wants to hear nothing from stores of other clusters.
+func (h *Host) ask(ctx context.Context, address string, q question, isNew bool) (r reply, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
+	if !isNew {
+		ctx = h.affiliation.outgoing(ctx)
+	}
 	conn, err := grpc.NewClient("passthrough:///"+address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
 	if err != nil {
@@ -201,8 +227,15 @@ func ask(ctx context.Context, address string, q question) (r reply, err error) {
 		return r, err
 	}
 	var out wrapperspb.StringValue
-	if err := conn.Invoke(ctx, askMethod, wrapperspb.String(string(in)), &out); err != nil {
+	var trailer metadata.MD
+	if err := conn.Invoke(ctx, askMethod, wrapperspb.String(string(in)), &out, grpc.Trailer(&trailer)); err != nil {
+		return r, h.affiliation.explain(err, trailer)
+	}
+	if err := json.Unmarshal([]byte(out.GetValue()), &r); err != nil {
 		return r, err
 	}
-	return r, json.Unmarshal([]byte(out.GetValue()), &r)
+	if !isNew {
+		err = h.affiliation.check(r.Store, r.Cluster)
+	}
+	return r, err
 }

@@ -33,8 +33,11 @@ type Host struct {
 	stores    []uint64 // those of Options.Peers, in order
 	db        *pebble.DB
 	directory *directory
-	files     *snapshotFiles
-	views     []view // by region id - 1
+	// affiliation is the cluster that the store is of.
+	affiliation *affiliation
+	files       *snapshotFiles
+	prechecks   *prechecks
+	views       []view // by region id - 1
 
 	// serving says that the workers run. Until then nothing below may be read.
 	serving     atomic.Bool
@@ -69,12 +72,15 @@ func openHost(options Options) (*Host, error) {
 		cancel:  func() {},
 
 		cancelSending: func(uint64) {},
+
+		affiliation: newAffiliation(options.StoreID, options.Logger),
 	}
 	var err error
 	if h.db, err = openPebble(options, false); err != nil {
 		return nil, err
 	}
 	if h.directory, err = loadDirectory(h.db, options.StoreID, options.Peers); err == nil {
+		h.prechecks = newPrechecks(h.directory)
 		h.files, err = openSnapshotFiles(options, h.db)
 	}
 	if err != nil {
@@ -109,7 +115,23 @@ func (h *Host) identity() identity {
 		Joined:  h.options.Join,
 		Stores:  h.stores,
 		Regions: h.options.Regions,
+		Cluster: h.affiliation.id(),
 	}
+}
+
+// affiliate finds out which cluster the store is of, and whether its folder is
+// new. One that joins doesn't know yet then.
+func (h *Host) affiliate() (isNew bool, err error) {
+	have, err := readIdentity(h.db)
+	switch {
+	case err != nil:
+		return false, err
+	case have != nil:
+		h.affiliation.settle(have.Cluster)
+	case !h.options.Join:
+		h.affiliation.settle(newClusterID(h.stores, h.options.Regions))
+	}
+	return have == nil, nil
 }
 
 // load claims the folder, and loads the regions that this store has.
@@ -194,10 +216,12 @@ func (h *Host) fail(err error) {
 func (h *Host) stop() {
 	h.cancel()
 	h.running.Wait()
+	h.prechecks.close()
 }
 
 // close closes the Pebble, after stop.
 func (h *Host) close() error {
+	h.prechecks.close()
 	h.files.close()
 	if !h.serving.Load() {
 		for _, w := range h.workers {

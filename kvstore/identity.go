@@ -20,9 +20,12 @@ type identity struct {
 	Joined  bool     `json:"joined,omitempty"`
 	Stores  []uint64 `json:"stores,omitempty"`
 	Regions int      `json:"regions"`
+	// Cluster is the id of the cluster; see affiliation.go.
+	Cluster string `json:"cluster,omitempty"`
 }
 
-const identityFormat = 2
+// identityFormat is 3 since the identity names the cluster.
+const identityFormat = 3
 
 // claim makes the folder this store's, or checks that it is, and counts the
 // start. It returns the count, which is on disk by then.
@@ -106,8 +109,13 @@ func readIdentity(db *pebble.DB) (*identity, error) {
 
 func (have *identity) check(want identity) error {
 	switch {
-	case have.Format != want.Format:
-		return fmt.Errorf("kvstore: the folder has format %d, this program writes %d", have.Format, want.Format)
+	case have.Format < want.Format:
+		return fmt.Errorf("kvstore: store %d: the folder has format %d, of an older version of this program, which writes %d and can't go on with it: "+
+			"go on with the older version, or begin anew", have.StoreID, have.Format, want.Format)
+	case have.Format > want.Format:
+		return fmt.Errorf("kvstore: store %d: the folder has format %d, of a newer version of this program, which writes %d", have.StoreID, have.Format, want.Format)
+	case have.Cluster == "":
+		return fmt.Errorf("kvstore: store %d: the folder's identity doesn't name its cluster", have.StoreID)
 	case have.StoreID != want.StoreID:
 		return fmt.Errorf("kvstore: the folder belongs to store %d, not to store %d", have.StoreID, want.StoreID)
 	case have.Regions != want.Regions:

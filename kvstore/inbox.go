@@ -31,17 +31,19 @@ const (
 	itemSnapshotFailed
 	itemSnapshotFinished
 	itemStoreUnreachable
+	itemRoom
 )
 
 // item is one thing for a worker to do. It belongs to the worker once pushed.
 type item struct {
 	kind    itemKind
 	region  uint64
-	id      uint64 // the peer or the store of a report or a tombstone
+	id      uint64 // the peer or the store of a report, a tombstone or an answer
 	header  etcdraft.Header
 	message *raftpb.Message
 	file    string // with the data of a MsgSnap
 	request *request
+	room    *roomAnswer
 }
 
 func (i *item) bytes() int {

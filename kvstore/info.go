@@ -56,6 +56,7 @@ func (s *Store) infoServer(line func(string, any)) {
 	line("redis_mode", "standalone")
 	line("server", "raftmux")
 	line("store_id", s.options.StoreID)
+	line("cluster_id", s.host.affiliation.id())
 	serving := s.host.serving.Load()
 	line("serving", serving)
 	if serving {
@@ -174,6 +175,10 @@ func (s *Store) infoRaftmux(line func(string, any)) {
 }
 
 func (s *Store) infoStores(line func(string, any)) {
+	line("cluster_refusals", s.host.affiliation.refusals.Load())
+	if last := s.host.affiliation.lastRefusal(); last != nil {
+		line("cluster_last_refusal", last)
+	}
 	line("retired_stores", strings.Trim(fmt.Sprint(s.host.directory.retiredStores()), "[]"))
 	for _, store := range s.client.Stores() {
 		line(fmt.Sprintf("store%d", store.StoreID), fmt.Sprintf("state=%s,address=%s,connections=%d",
@@ -185,11 +190,17 @@ func (s *Store) infoSnapshots(line func(string, any)) {
 	line("snapshots_restored", s.host.restored.Load())
 	line("snapshot_bytes_in", s.host.receivedBytes.Load())
 	if s.host.serving.Load() {
-		var sent, failed uint64
+		var sent, failed, asked, refused uint64
 		for _, w := range s.host.workers {
 			sent += w.counters.snapshotsSent.Load()
 			failed += w.counters.snapshotsFailed.Load()
+			asked += w.counters.prechecks.Load()
+			refused += w.counters.prechecksRefused.Load()
 		}
+		// How often other stores were asked for room, and had none.
+		line("snapshot_prechecks", asked)
+		line("snapshot_prechecks_refused", refused)
+		line("snapshots_made", s.host.files.made.Load())
 		line("snapshots_sent", sent)
 		line("snapshots_failed", failed)
 	}

@@ -87,6 +87,8 @@ func (w *worker) do(r *region, it *item, now time.Time) {
 		r.startChange(it.request, w.host.directory)
 	case itemUnreachable:
 		r.unreachable(it.id)
+	case itemRoom:
+		w.heardOfRoom(r, it.id, it.room, now)
 	case itemSnapshotFailed:
 		w.counters.snapshotsFailed.Add(1)
 		r.snapshotBroke(it.id, now)

@@ -192,8 +192,9 @@ func (l *logStore) FirstIndex() (uint64, error) { return l.truncated.index + 1, 
 // LastIndex implements raft.Storage.
 func (l *logStore) LastIndex() (uint64, error) { return l.lastIndex, nil }
 
-// Snapshot implements raft.Storage. The first call for a snapshot begins one;
-// Raft asks again with every answer of the peer that needs it.
+// Snapshot implements raft.Storage. The first call for a snapshot has the receiver
+// asked whether it has room, and then one made; Raft asks again with every answer of
+// the peer that needs it.
 func (l *logStore) Snapshot() (*raftpb.Snapshot, error) { return l.snapshots.snapshot() }
 
 // Term implements raft.Storage.

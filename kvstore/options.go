@@ -32,7 +32,7 @@ type Options struct {
 	// StoreID is the own id, from 1 to 999.
 	StoreID uint64
 	// Dir is the store's folder. It is made if it is missing, and belongs to this
-	// store id, these peers and this number of regions ever after.
+	// store id, these peers, this number of regions and their cluster ever after.
 	Dir string
 	// Peers are the Raft addresses of stores, the own one too, by store id. The
 	// stores that begin a cluster all name the same, and each region has a replica
@@ -83,6 +83,10 @@ type Options struct {
 
 	// wrapTransport lets tests meddle with what the workers send.
 	wrapTransport func(transport) transport
+	// wrapPrecheck lets them meddle with the questions for room, and snapshotPlaces is
+	// how many snapshots a store takes at a time.
+	wrapPrecheck   func(precheck) precheck
+	snapshotPlaces int
 	// unsafeNoSync is for the test that proves that the other tests can fail.
 	unsafeNoSync bool
 }

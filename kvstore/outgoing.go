@@ -12,7 +12,6 @@ import (
 	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/pingcap/kvproto/pkg/metapb"
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -48,6 +47,7 @@ type snapshotFiles struct {
 	cancel  context.CancelFunc
 	slots   chan struct{}
 	running sync.WaitGroup
+	made    atomic.Uint64 // snapshots that were begun
 }
 
 func openSnapshotFiles(options Options, db *pebble.DB) (*snapshotFiles, error) {
@@ -69,6 +69,9 @@ func (f *snapshotFiles) close() {
 	f.running.Wait()
 }
 
+// isBusy says whether as many snapshots are being written as may be.
+func (f *snapshotFiles) isBusy() bool { return len(f.slots) == cap(f.slots) }
+
 // remove removes a file that may be gone already.
 func (f *snapshotFiles) remove(name string) { _ = f.fs.Remove(name) }
 
@@ -84,32 +87,49 @@ type outgoing struct {
 	confVer uint64
 	at      position
 	message *raftpb.Snapshot
-	used    time.Time     // when Raft last asked for it, or it was last on its way; the worker's
-	broken  time.Time     // when it was last heard that it broke on its way; the worker's
-	done    chan struct{} // closed when it is written, or failed
-	err     error         // once done
+	// balanceData is the message's data for a peer that can wait.
+	balanceData []byte
+
+	used   time.Time     // when Raft last asked for it, or it was last on its way; the worker's
+	broken time.Time     // when it was last heard that it broke on its way; the worker's
+	done   chan struct{} // closed when it is written, or failed
+	err    error         // once done
 	// orphaned says that nobody waits for it any more, and whoever writes it is to
 	// remove it.
 	orphaned atomic.Bool
 }
 
-// snapshot implements snapshotMaker. It is called by Raft, on the worker.
+// snapshot implements snapshotMaker. It is called by Raft, on the worker, and doesn't
+// hear for which peer: see admitted.
 func (r *region) snapshot() (*raftpb.Snapshot, error) {
-	if r.outgoing == nil {
+	now := time.Now()
+	if !r.isMade() || !r.hasRoom(now) {
 		r.wanted = true
 		return nil, raft.ErrSnapshotTemporarilyUnavailable
 	}
-	select {
-	case <-r.outgoing.done:
-	default:
+	r.outgoing.used = now
+	if !r.outgoing.isDone() {
+		r.wanted = true // which keeps its room
 		return nil, raft.ErrSnapshotTemporarilyUnavailable
 	}
-	if r.outgoing.err != nil || !r.fits(r.outgoing) {
-		r.wanted = true // of now
-		return nil, raft.ErrSnapshotTemporarilyUnavailable
-	}
-	r.outgoing.used = time.Now()
 	return r.outgoing.message, nil
+}
+
+// isMade says whether there is a snapshot that is of use, or will be when it is
+// written.
+func (r *region) isMade() bool {
+	o := r.outgoing
+	return o != nil && r.fits(o) && (!o.isDone() || o.err == nil)
+}
+
+// isDone says whether it is written, or failed.
+func (o *outgoing) isDone() bool {
+	select {
+	case <-o.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // fits says whether a snapshot is of any use still: the log goes on where it
@@ -146,6 +166,7 @@ func (r *region) makeSnapshot(f *snapshotFiles) error {
 		}},
 	}
 	r.outgoing = o
+	f.made.Add(1)
 	view, region := f.db.NewSnapshot(), r.id
 	f.running.Go(func() {
 		defer func() { <-f.slots }()
@@ -158,9 +179,10 @@ func (r *region) makeSnapshot(f *snapshotFiles) error {
 		var size int64
 		size, o.err = f.write(view, region, o.path)
 		if o.err == nil {
-			o.message.Data, o.err = (&raft_serverpb.RaftSnapshotData{
-				Region: &metapb.Region{Id: region}, FileSize: uint64(size),
-			}).Marshal()
+			o.message.Data, o.err = snapshotDataOf(region, size, false)
+		}
+		if o.err == nil {
+			o.balanceData, o.err = snapshotDataOf(region, size, true)
 		}
 		if o.err = errors.Join(o.err, view.Close()); o.err != nil {
 			f.remove(o.path)
@@ -172,9 +194,7 @@ func (r *region) makeSnapshot(f *snapshotFiles) error {
 // dropOutgoing gives up the region's snapshot, unless it is still being written.
 // A transfer that has its file open isn't disturbed.
 func (r *region) dropOutgoing(f *snapshotFiles) bool {
-	select {
-	case <-r.outgoing.done:
-	default:
+	if !r.outgoing.isDone() {
 		return false
 	}
 	f.remove(r.outgoing.path)

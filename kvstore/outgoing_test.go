@@ -15,12 +15,16 @@ import (
 )
 
 // noted is a transport that sends nothing, and notes which snapshots it was given.
-type noted struct{ snapshots []*raftpb.Snapshot }
+type noted struct {
+	snapshots []*raftpb.Snapshot
+	to        []uint64 // the peers that they were for
+}
 
 func (n *noted) SendAll(_ etcdraft.Group, _ etcdraft.Node, messages []*raftpb.Message) (int, error) {
 	for _, message := range messages {
 		if message.GetType() == raftpb.MsgSnap {
 			n.snapshots = append(n.snapshots, message.GetSnapshot())
+			n.to = append(n.to, message.GetTo())
 		}
 	}
 	return len(messages), nil
@@ -104,13 +108,19 @@ func (d *handDriven) write(n int) {
 // on its way to it.
 func (d *handDriven) sendSnapshot() (peer uint64) {
 	d.Helper()
-	c := peerChange{kind: raftpb.ConfChangeAddLearnerNode}
-	c.body.StoreID, c.body.Address = 2, "127.0.0.1:1"
-	d.ask(itemChange, d.host.newChange(1, c))
-	peer = d.region.descriptor.LastPeer
+	peer = d.addPeer(2)
 	d.answer(peer, raftpb.MsgAppResp)
 	d.waitSnapshot(peer, 1)
 	return peer
+}
+
+// addPeer adds a learner on a store.
+func (d *handDriven) addPeer(store uint64) (peer uint64) {
+	d.Helper()
+	c := peerChange{kind: raftpb.ConfChangeAddLearnerNode}
+	c.body.StoreID, c.body.Address = store, "127.0.0.1:1"
+	d.ask(itemChange, d.host.newChange(1, c))
+	return d.region.descriptor.LastPeer
 }
 
 // answer has the peer say that it is there, or that it lacks all that it was sent.

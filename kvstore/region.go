@@ -65,6 +65,9 @@ type region struct {
 	// asked in vain. incoming are snapshots that came and are with Raft.
 	outgoing *outgoing
 	wanted   bool
+	// rooms is what the stores of peers that lack a snapshot have said, while this
+	// peer leads, by peer.
+	rooms    map[uint64]*room
 	incoming []incoming
 	dead     bool // destroyed
 
@@ -285,6 +288,9 @@ func (r *region) softState(state *raft.SoftState) (becameLeader bool) {
 		// What was under way to the old leader may be lost, so ask at once.
 		r.writes.retryAll()
 		r.reads.retryAll()
+	}
+	if !leads {
+		r.rooms = nil
 	}
 	r.leader, r.leads = state.Lead, leads
 	r.view.leader.Store(r.group.Stores[state.Lead])

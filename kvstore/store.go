@@ -73,6 +73,10 @@ func Open(options Options) (store *Store, err error) {
 	if s.host, err = openHost(options); err != nil {
 		return nil, err
 	}
+	isNew, err := s.host.affiliate()
+	if err != nil {
+		return nil, err
+	}
 	if err = s.openSnapshots(); err != nil {
 		return nil, err
 	}
@@ -83,6 +87,7 @@ func Open(options Options) (store *Store, err error) {
 		SnapshotSender:      s.snapshotSender,
 		ConnectionsPerStore: options.ConnectionsPerStore,
 		BackoffStep:         backoffStep,
+		DialOptions:         s.host.affiliation.dialOptions(),
 		Registerer:          options.Registerer,
 		Logger:              options.Logger,
 	})
@@ -100,15 +105,10 @@ func Open(options Options) (store *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.grpc = grpc.NewServer(raftmux.GRPCServerOptions()...)
+	s.grpc = grpc.NewServer(append(raftmux.GRPCServerOptions(), s.host.affiliation.serverOptions()...)...)
 	s.server.Register(s.grpc)
 	s.grpc.RegisterService(askDesc(), s.host)
 	// With a folder that there was, or with nobody to ask, the store starts at once.
-	have, err := readIdentity(s.host.db)
-	if err != nil {
-		return nil, err
-	}
-	isNew := have == nil
 	mustAsk := isNew && len(s.host.directory.others()) > 0
 	if !mustAsk {
 		if err = s.begin(); err != nil {
@@ -124,21 +124,27 @@ func Open(options Options) (store *Store, err error) {
 // regions' data.
 func (s *Store) openSnapshots() (err error) {
 	s.snapshotSender, err = snapshot.NewSender(snapshot.SenderOptions{
-		StoreID:    s.options.StoreID,
-		Source:     snapshotSource{s.host.files},
-		Limiter:    snapshot.NewLimiter(max(0, s.options.SnapshotRate)),
-		Registerer: s.options.Registerer,
-		Logger:     s.options.Logger,
+		StoreID:     s.options.StoreID,
+		Source:      snapshotSource{s.host.files},
+		Limiter:     snapshot.NewLimiter(max(0, s.options.SnapshotRate)),
+		DialOptions: s.host.affiliation.dialOptions(),
+		Registerer:  s.options.Registerer,
+		Logger:      s.options.Logger,
 	})
 	if err != nil {
 		return err
 	}
+	s.host.prechecks.ask = s.snapshotSender.Precheck
+	if s.options.wrapPrecheck != nil {
+		s.host.prechecks.ask = s.options.wrapPrecheck(s.host.prechecks.ask)
+	}
 	s.host.cancelSending = func(region uint64) { s.snapshotSender.Cancel(region) }
 	s.snapshotReceiver, err = snapshot.NewReceiver(snapshot.ReceiverOptions{
-		StoreID:    s.options.StoreID,
-		Sink:       snapshotSink{s.host},
-		Registerer: s.options.Registerer,
-		Logger:     s.options.Logger,
+		StoreID:      s.options.StoreID,
+		Sink:         snapshotSink{s.host},
+		MaxTransfers: s.options.snapshotPlaces,
+		Registerer:   s.options.Registerer,
+		Logger:       s.options.Logger,
 	})
 	return err
 }

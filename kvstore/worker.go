@@ -56,6 +56,7 @@ type lastGiven struct{ write, read uint64 }
 type workerCounters struct {
 	loops, syncs, proposals, writes, reads, becameLeader, refused atomic.Uint64
 	compactions, destroyed, snapshotsSent, snapshotsFailed        atomic.Uint64
+	prechecks, prechecksRefused                                   atomic.Uint64
 }
 
 type readyRegion struct {
@@ -260,6 +261,9 @@ func (w *worker) finish() error {
 		}
 		r.changes = nil
 		r.node.Advance(*ready)
+		if r.outgoing != nil {
+			ready.Messages = r.admitted(ready.Messages, time.Now())
+		}
 		if len(ready.Messages) > 0 {
 			w.touched = true
 			if _, err := w.sender.SendAll(r.group, r.node, ready.Messages); err != nil {
@@ -300,7 +304,7 @@ func (w *worker) settle(r *region) (more bool, err error) {
 		return false, err
 	}
 	if r.wanted && r.initialized() {
-		if err := r.makeSnapshot(w.host.files); err != nil {
+		if err := w.provide(r, time.Now()); err != nil {
 			return false, err
 		}
 	}

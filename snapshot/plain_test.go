@@ -115,6 +115,23 @@ func TestC23PlainReceiver(t *testing.T) {
 	}
 }
 
+// A peer whose gatekeeper refuses the question would refuse the snapshot, too; one
+// that only doesn't know the question would not.
+func TestPrecheckOfWhoRefuses(t *testing.T) {
+	t.Parallel()
+	for code, known := range map[codes.Code]bool{
+		codes.FailedPrecondition: true, codes.PermissionDenied: true, codes.Unauthenticated: true,
+		codes.Unknown: false, codes.InvalidArgument: false, codes.Internal: false,
+	} {
+		address := newPlainPeer(t, &plainPeer{before: func(context.Context, int) error { return status.Error(code, "go away") }})
+		ask := snapshot.PrecheckRequest{RegionID: 7, PeerID: 27, StoreID: there}
+		admission, err := newSender(t, memory{}).Precheck(context.Background(), address, ask)
+		if refused := err != nil && strings.Contains(err.Error(), "go away"); refused != known || admission.Known {
+			t.Errorf("a peer that says %v: %v, %v", code, admission, err)
+		}
+	}
+}
+
 // C23: a TiKV-shaped peer sends us snapshots, whether its message says the size or
 // not.
 func TestC23PlainSender(t *testing.T) {

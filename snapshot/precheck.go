@@ -82,7 +82,10 @@ func (s *Sender) ask(ctx context.Context, address string, request PrecheckReques
 	case answer == nil || errors.Is(answer, io.EOF):
 		return Admission{}, nil
 	case errors.Is(explained, ErrBusy), errors.Is(explained, ErrWrongStore),
-		status.Code(answer) == codes.Unimplemented, status.Code(answer) == codes.Unavailable:
+		status.Code(answer) == codes.Unimplemented, status.Code(answer) == codes.Unavailable,
+		// Whoever looks at streams before the receiver does would refuse the snapshot, too.
+		status.Code(answer) == codes.FailedPrecondition,
+		status.Code(answer) == codes.PermissionDenied, status.Code(answer) == codes.Unauthenticated:
 		return Admission{}, explained
 	}
 	// A plain peer complains of a stream without a message, each in its own words.

@@ -59,6 +59,10 @@ a snapshot, while it serves. Not before it hears of that does the new store begi
 RAFT.PEERS REGION shows how it is; single peers are moved by RAFT.ADDLEARNER,
 RAFT.PROMOTE and RAFT.REMOVE at the region's leader.
 
+A store with an empty --dir, no --join and nobody else in --peers begins a cluster
+of its own. Stores of different clusters refuse each other; INFO shows the
+cluster_id, and whom the store has refused, or by whom it was.
+
 The number of regions can't change.`,
 		Example: `  raftmux serve --id 1 --dir s1 --client-addr 127.0.0.1:6391 --peers 1=127.0.0.1:7391,2=127.0.0.1:7392,3=127.0.0.1:7393
   raftmux serve --id 2 --dir s2 --client-addr 127.0.0.1:6392 --peers 1=127.0.0.1:7391,2=127.0.0.1:7392,3=127.0.0.1:7393
