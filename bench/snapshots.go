@@ -18,21 +18,22 @@ const (
 	quickSnapshotSize = 8 << 20
 	snapshotRounds    = 5
 	manySnapshots     = 100
-	manySize          = 32 << 20
+	manySize          = 16 << 20
 	quickManySize     = 1 << 20
 )
 
 // What heartbeats are timed beside. Each is a shape of the group.
 const (
 	wholeFile       = "1 GiB"
-	hundredFiles    = "100 at once, of 32 MiB"
+	hundredFiles    = "100 at once, of 16 MiB, no limit"
+	hundredLimited  = "100 at once, of 16 MiB, 100 MiB/s"
 	besideNothing   = "beside nothing"
 	besideLimited   = "beside a snapshot, 100 MiB/s"
 	besideUnlimited = "beside a snapshot, no limit"
 )
 
 func snapshotShapes() []string {
-	return []string{wholeFile, hundredFiles, besideNothing, besideLimited, besideUnlimited}
+	return []string{wholeFile, hundredFiles, hundredLimited, besideNothing, besideLimited, besideUnlimited}
 }
 
 func snapshotCase(arm, shape string) Case {
@@ -77,12 +78,15 @@ func (b *bench) snapshots() (err error) {
 			sample.Round = round
 			b.results.add(c.Case, sample)
 		}
-		sample, err := b.carry(contenders[0].pair, child.CarryArgs{Path: small, Times: manySnapshots}, manySnapshots*smallSize)
-		if err != nil {
-			return err
+		for shape, rate := range map[string]int64{hundredFiles: 0, hundredLimited: snapshot.DefaultRate} {
+			args := child.CarryArgs{Path: small, Rate: rate, Times: manySnapshots}
+			sample, err := b.carry(contenders[0].pair, args, manySnapshots*smallSize)
+			if err != nil {
+				return err
+			}
+			sample.Round = round
+			b.results.add(snapshotCase(contenders[0].Arm, shape), sample)
 		}
-		sample.Round = round
-		b.results.add(snapshotCase(contenders[0].Arm, hundredFiles), sample)
 	}
 	return b.beats(contenders[0], path)
 }
