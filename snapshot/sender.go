@@ -85,12 +85,24 @@ func (s *Sender) SendSnapshot(ctx context.Context, address string, message *raft
 	}
 
 	err = s.carry(ctx, t, address, message)
-	if cause := context.Cause(ctx); err != nil && cause != nil {
+	if cause := endOf(ctx); err != nil && cause != nil {
 		err = cause // and not what gRPC made of it
 	}
 	s.metrics.ended(err, time.Since(t.started))
 	s.log(t, address, err)
 	return d.fail(Sending, err)
+}
+
+// endOf returns why a context has ended, nil if it hasn't. The receiver knows the
+// deadline, too, and may say that it is over before the own timer has.
+func endOf(ctx context.Context) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return nil
 }
 
 func (s *Sender) log(t *transfer, address string, err error) {
