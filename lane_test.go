@@ -63,6 +63,24 @@ func TestC17Lanes(t *testing.T) {
 	}
 }
 
+// fill sends a message until there is no room for it, and returns how many there
+// was room for.
+func fill(t *testing.T, sender *raftmux.Sender, message *raft_serverpb.RaftMessage) (accepted int) {
+	t.Helper()
+	for {
+		err := sender.Send(message)
+		if errors.Is(err, raftmux.ErrFull) {
+			return accepted
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if accepted++; accepted > 1<<16 {
+			t.Fatal("the queue has no end")
+		}
+	}
+}
+
 // C17: a data queue that is full keeps no heartbeat and no vote away, and
 // heartbeats keep no vote away.
 func TestC17ControlReserve(t *testing.T) {
@@ -72,20 +90,6 @@ func TestC17ControlReserve(t *testing.T) {
 	h.resolver.Set(there, rig.DeadAddress(t))
 	t.Cleanup(h.resolver.Block(there))
 	sender := h.sender(t)
-	fill := func(message *raft_serverpb.RaftMessage) (accepted int) {
-		for {
-			err := sender.Send(message)
-			if errors.Is(err, raftmux.ErrFull) {
-				return accepted
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if accepted++; accepted > 2*capacity {
-				t.Fatal("the queue has no end")
-			}
-		}
-	}
 	for _, step := range []struct {
 		what    string
 		message *raft_serverpb.RaftMessage
@@ -96,7 +100,7 @@ func TestC17ControlReserve(t *testing.T) {
 		{"votes", rig.Vote(1, there, 2), capacity / 4},
 		{"heartbeats again", rig.Heartbeat(1, there, 2), 0},
 	} {
-		if got := fill(step.message); got != step.want {
+		if got := fill(t, sender, step.message); got != step.want {
 			t.Errorf("%s: %d were accepted, want %d", step.what, got, step.want)
 		}
 	}
@@ -113,28 +117,14 @@ func TestC17ControlReserveInBytes(t *testing.T) {
 	})
 	t.Cleanup(h.resolver.Block(there))
 	sender := h.sender(t)
-	fill := func(message *raft_serverpb.RaftMessage) (bytes int) {
-		for {
-			err := sender.Send(message)
-			if errors.Is(err, raftmux.ErrFull) {
-				return bytes
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if bytes += message.Size(); bytes > 4*size {
-				t.Fatal("the queue has no end")
-			}
-		}
-	}
-	fill(rig.Append(1, there, 2, 1, 32<<10))
+	fill(t, sender, rig.Append(1, there, 2, 1, 32<<10))
 	heartbeat, vote := rig.Heartbeat(1, there, 2), rig.Vote(1, there, 2)
 	heartbeat.Message.Context, vote.Message.Context = make([]byte, context), make([]byte, context)
-	heartbeats := fill(heartbeat)
+	heartbeats := fill(t, sender, heartbeat) * heartbeat.Size()
 	if heartbeats < size*3/4-2*context {
 		t.Errorf("%d bytes of heartbeats beside full data", heartbeats)
 	}
-	if votes := fill(vote); votes < size/4-2*context {
+	if votes := fill(t, sender, vote) * vote.Size(); votes < size/4-2*context {
 		t.Errorf("%d bytes of votes beside %d of heartbeats", votes, heartbeats)
 	}
 }
