@@ -66,7 +66,8 @@ type ClientOptions struct {
 	// QueueBytes bounds the bytes that wait for one store, or that gRPC has not
 	// let go of. A connection may have its even part of them or, while the others
 	// leave so much, MaxMessageSize. There is room for one message of that size and
-	// 256 KiB for each further connection at least. Default 64 MiB.
+	// 256 KiB for each further connection at least. Heartbeats and votes count only
+	// beyond their own 4 MiB. Default 64 MiB.
 	QueueBytes int
 	// MemoryBudget bounds those bytes for all stores together. A store may hold at
 	// most half of what is free, so that dead ones leave room for the living. On

@@ -165,7 +165,7 @@ func (r *report) snapshotTable(b *strings.Builder) {
 	fmt.Fprintf(b, "| what | transport | MB/s | MiB | p50 | p99 | p99.9 |\n| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, c := range cases {
 		m := func(figure func(Sample) float64) float64 { return stats.Median(r.results.values(c, figure)) }
-		if slices.Contains(snapshotShapes()[:3], c.Shape) {
+		if slices.Contains(fileShapes(), c.Shape) {
 			fmt.Fprintf(b, "| %s | %s | %.0f | %.0f / %.0f | | | |\n", c.Shape, c.Arm, m(rateOf)/1e6,
 				m(func(s Sample) float64 { return float64(s.SenderPeak) / MiB }), m(func(s Sample) float64 { return float64(s.ReceiverPeak) / MiB }))
 			continue

@@ -22,7 +22,7 @@ const (
 	quickManySize     = 1 << 20
 )
 
-// What heartbeats are timed beside. Each is a shape of the group.
+// The shapes of the group: what is carried, and what heartbeats are timed beside.
 const (
 	wholeFile       = "1 GiB"
 	hundredFiles    = "100 at once, of 16 MiB, no limit"
@@ -32,8 +32,11 @@ const (
 	besideUnlimited = "beside a snapshot, no limit"
 )
 
+// fileShapes are those of which the files are measured, not the heartbeats.
+func fileShapes() []string { return []string{wholeFile, hundredFiles, hundredLimited} }
+
 func snapshotShapes() []string {
-	return []string{wholeFile, hundredFiles, hundredLimited, besideNothing, besideLimited, besideUnlimited}
+	return append(fileShapes(), besideNothing, besideLimited, besideUnlimited)
 }
 
 func snapshotCase(arm, shape string) Case {
