@@ -205,6 +205,7 @@ func TestC6VolatileMessagesDieWithTheStream(t *testing.T) {
 		c.mustSend(t, rig.Message(1, 2, 10+uint64(i), typ), rig.Append(1, 2, 50, 1, 10))
 	}
 	c.sender.Flush()
+	peer.WaitOpen(t, rig.BatchRaft, 2)
 	peer.EndStreams(errPropBroken)
 	c.router.WaitFor(t, rig.WaitTimeout, func(e propEvents) bool { return e.Total(rig.Unreachable) == len(types) }, "the reports")
 	peer.Resume()

@@ -104,6 +104,7 @@ func TestS3S18BreakKeepsTheRest(t *testing.T) {
 	peer := rig.NewPeer(t, rig.PeerOptions{NeverRead: true, KeepMessages: true, ServerOptions: smallWindow()})
 	const n = 100
 	h, _ := stuck(t, peer, n, func(o *raftmux.ClientOptions) { o.MaxBatchBytes = 40 << 10 })
+	peer.WaitOpen(t, rig.BatchRaft, 1)
 	peer.EndStreams(status.Error(codes.Unavailable, "broken"))
 	peer.WaitOpened(t, rig.BatchRaft, 2)
 	peer.Resume()
@@ -144,6 +145,7 @@ func TestS15SecondBreakClears(t *testing.T) {
 		sendAll(t, h.sender(t), numbered(region, 1, n/2, 16<<10)...)
 	}
 	settled(t, h, n)
+	peer.WaitOpen(t, rig.BatchRaft, 1)
 	peer.EndStreams(status.Error(codes.Unavailable, "broken"))
 	peer.WaitOpened(t, rig.BatchRaft, 2)
 	if l, _, _ := h.ledger(there); l.DroppedTotal() != 0 || l.Queued == 0 {
