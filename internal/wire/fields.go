@@ -11,18 +11,37 @@ import (
 // Whatever else it meets it calls odd: a known number with another wire type
 // or a longer tag, a rare field, a sub-message for the second time (which would
 // merge), unknown fields that aren't adjacent, groups, and anything malformed.
+//
+// Varints are read at one place of each loop, their first byte without a call:
+// most fields are varints, and a call costs as much as reading one.
 
 // raftMessage decodes b into t, whose structs are zero.
 func (d *Decoder) raftMessage(b []byte, t target) outcome {
 	m := t.rm
 	var unknown span
-	var v uint64
 	var sub []byte
 	i := 0
 	for i < len(b) {
-		switch b[i] {
-		case 1<<3 | wireVarint:
-			m.RegionId, i = uvarint(b, i+1)
+		tag := b[i]
+		if tag&7 == wireVarint && i+1 < len(b) {
+			v, next := uint64(b[i+1]), i+2
+			if v >= 0x80 {
+				v, next = uvarint(b, i+1)
+			}
+			switch tag {
+			case 1<<3 | wireVarint:
+				m.RegionId = v
+			case 6<<3 | wireVarint:
+				m.IsTombstone = int(v) != 0
+			case 12<<3 | wireVarint:
+				m.DiskUsage = disk_usage.DiskUsage(v)
+			default:
+				next = unknown.field(b, i, 12)
+			}
+			i = next
+			continue
+		}
+		switch tag {
 		case 2<<3 | wireBytes:
 			if sub, i = delimited(b, i+1); i == overrun || m.FromPeer != nil {
 				return odd
@@ -55,9 +74,6 @@ func (d *Decoder) raftMessage(b []byte, t target) outcome {
 			if o := d.epoch(sub, t.epoch); o != done {
 				return o
 			}
-		case 6<<3 | wireVarint:
-			v, i = uvarint(b, i+1)
-			m.IsTombstone = int(v) != 0
 		case 7<<3 | wireBytes:
 			if sub, i = delimited(b, i+1); i == overrun {
 				return odd
@@ -79,15 +95,8 @@ func (d *Decoder) raftMessage(b []byte, t target) outcome {
 			if m.ExtraCtx = d.bytes(sub); m.ExtraCtx == nil {
 				return full
 			}
-		case 12<<3 | wireVarint:
-			v, i = uvarint(b, i+1)
-			m.DiskUsage = disk_usage.DiskUsage(v)
 		default: // merge_target (9) and extra_msg (10) among them
-			end := skipUnknown(b, i, 12)
-			if end < 0 || !unknown.add(i, end) {
-				return odd
-			}
-			i = end
+			i = unknown.field(b, i, 12)
 		}
 	}
 	if i != len(b) {
@@ -104,25 +113,48 @@ func (d *Decoder) raftMessage(b []byte, t target) outcome {
 // message decodes b into m, which is zero.
 func (d *Decoder) message(b []byte, m *eraftpb.Message) outcome {
 	var unknown span
-	var v uint64
 	var sub []byte
 	var entries []*eraftpb.Entry
 	i := 0
 	for i < len(b) {
-		switch b[i] {
-		case 1<<3 | wireVarint:
-			v, i = uvarint(b, i+1)
-			m.MsgType = eraftpb.MessageType(v)
-		case 2<<3 | wireVarint:
-			m.To, i = uvarint(b, i+1)
-		case 3<<3 | wireVarint:
-			m.From, i = uvarint(b, i+1)
-		case 4<<3 | wireVarint:
-			m.Term, i = uvarint(b, i+1)
-		case 5<<3 | wireVarint:
-			m.LogTerm, i = uvarint(b, i+1)
-		case 6<<3 | wireVarint:
-			m.Index, i = uvarint(b, i+1)
+		tag := b[i]
+		if tag&7 == wireVarint && i+1 < len(b) {
+			v, next := uint64(b[i+1]), i+2
+			if v >= 0x80 {
+				v, next = uvarint(b, i+1)
+			}
+			switch tag {
+			case 1<<3 | wireVarint:
+				m.MsgType = eraftpb.MessageType(v)
+			case 2<<3 | wireVarint:
+				m.To = v
+			case 3<<3 | wireVarint:
+				m.From = v
+			case 4<<3 | wireVarint:
+				m.Term = v
+			case 5<<3 | wireVarint:
+				m.LogTerm = v
+			case 6<<3 | wireVarint:
+				m.Index = v
+			case 8<<3 | wireVarint:
+				m.Commit = v
+			case 10<<3 | wireVarint:
+				m.Reject = int(v) != 0
+			case 11<<3 | wireVarint:
+				m.RejectHint = v
+			case 13<<3 | wireVarint:
+				m.RequestSnapshot = v
+			case 14<<3 | wireVarint:
+				m.DeprecatedPriority = v
+			case 15<<3 | wireVarint:
+				m.Priority = int64(v)
+			default:
+				next = unknown.field(b, i, 15)
+			}
+			i = next
+			continue
+		}
+		switch tag {
 		case entryTag:
 			start := i
 			if sub, i = delimited(b, i+1); i == overrun {
@@ -138,13 +170,6 @@ func (d *Decoder) message(b []byte, m *eraftpb.Message) outcome {
 				return o
 			}
 			entries = append(entries, e)
-		case 8<<3 | wireVarint:
-			m.Commit, i = uvarint(b, i+1)
-		case 10<<3 | wireVarint:
-			v, i = uvarint(b, i+1)
-			m.Reject = int(v) != 0
-		case 11<<3 | wireVarint:
-			m.RejectHint, i = uvarint(b, i+1)
 		case 12<<3 | wireBytes:
 			if sub, i = delimited(b, i+1); i == overrun {
 				return odd
@@ -152,19 +177,8 @@ func (d *Decoder) message(b []byte, m *eraftpb.Message) outcome {
 			if m.Context = d.bytes(sub); m.Context == nil {
 				return full
 			}
-		case 13<<3 | wireVarint:
-			m.RequestSnapshot, i = uvarint(b, i+1)
-		case 14<<3 | wireVarint:
-			m.DeprecatedPriority, i = uvarint(b, i+1)
-		case 15<<3 | wireVarint:
-			v, i = uvarint(b, i+1)
-			m.Priority = int64(v)
 		default: // snapshot (9) among them
-			end := skipUnknown(b, i, 15)
-			if end < 0 || !unknown.add(i, end) {
-				return odd
-			}
-			i = end
+			i = unknown.field(b, i, 15)
 		}
 	}
 	if i != len(b) {
@@ -200,18 +214,31 @@ func (d *Decoder) entry(b, rest []byte) (*eraftpb.Entry, outcome) {
 // entryFields decodes b into e, which is zero.
 func (d *Decoder) entryFields(b []byte, e *eraftpb.Entry) outcome {
 	var unknown span
-	var v uint64
 	var sub []byte
 	i := 0
 	for i < len(b) {
-		switch b[i] {
-		case 1<<3 | wireVarint:
-			v, i = uvarint(b, i+1)
-			e.EntryType = eraftpb.EntryType(v)
-		case 2<<3 | wireVarint:
-			e.Term, i = uvarint(b, i+1)
-		case 3<<3 | wireVarint:
-			e.Index, i = uvarint(b, i+1)
+		tag := b[i]
+		if tag&7 == wireVarint && i+1 < len(b) {
+			v, next := uint64(b[i+1]), i+2
+			if v >= 0x80 {
+				v, next = uvarint(b, i+1)
+			}
+			switch tag {
+			case 1<<3 | wireVarint:
+				e.EntryType = eraftpb.EntryType(v)
+			case 2<<3 | wireVarint:
+				e.Term = v
+			case 3<<3 | wireVarint:
+				e.Index = v
+			case 5<<3 | wireVarint:
+				e.SyncLog = int(v) != 0
+			default:
+				next = unknown.field(b, i, 6)
+			}
+			i = next
+			continue
+		}
+		switch tag {
 		case 4<<3 | wireBytes:
 			if sub, i = delimited(b, i+1); i == overrun {
 				return odd
@@ -219,9 +246,6 @@ func (d *Decoder) entryFields(b []byte, e *eraftpb.Entry) outcome {
 			if e.Data = d.bytes(sub); e.Data == nil {
 				return full
 			}
-		case 5<<3 | wireVarint:
-			v, i = uvarint(b, i+1)
-			e.SyncLog = int(v) != 0
 		case 6<<3 | wireBytes:
 			if sub, i = delimited(b, i+1); i == overrun {
 				return odd
@@ -230,11 +254,7 @@ func (d *Decoder) entryFields(b []byte, e *eraftpb.Entry) outcome {
 				return full
 			}
 		default:
-			end := skipUnknown(b, i, 6)
-			if end < 0 || !unknown.add(i, end) {
-				return odd
-			}
-			i = end
+			i = unknown.field(b, i, 6)
 		}
 	}
 	if i != len(b) {
@@ -251,27 +271,30 @@ func (d *Decoder) entryFields(b []byte, e *eraftpb.Entry) outcome {
 // peer decodes b into p, which is zero.
 func (d *Decoder) peer(b []byte, p *metapb.Peer) outcome {
 	var unknown span
-	var v uint64
 	i := 0
 	for i < len(b) {
-		switch b[i] {
-		case 1<<3 | wireVarint:
-			p.Id, i = uvarint(b, i+1)
-		case 2<<3 | wireVarint:
-			p.StoreId, i = uvarint(b, i+1)
-		case 3<<3 | wireVarint:
-			v, i = uvarint(b, i+1)
-			p.Role = metapb.PeerRole(v)
-		case 4<<3 | wireVarint:
-			v, i = uvarint(b, i+1)
-			p.IsWitness = int(v) != 0
-		default:
-			end := skipUnknown(b, i, 4)
-			if end < 0 || !unknown.add(i, end) {
-				return odd
+		tag := b[i]
+		if tag&7 == wireVarint && i+1 < len(b) {
+			v, next := uint64(b[i+1]), i+2
+			if v >= 0x80 {
+				v, next = uvarint(b, i+1)
 			}
-			i = end
+			switch tag {
+			case 1<<3 | wireVarint:
+				p.Id = v
+			case 2<<3 | wireVarint:
+				p.StoreId = v
+			case 3<<3 | wireVarint:
+				p.Role = metapb.PeerRole(v)
+			case 4<<3 | wireVarint:
+				p.IsWitness = int(v) != 0
+			default:
+				next = unknown.field(b, i, 4)
+			}
+			i = next
+			continue
 		}
+		i = unknown.field(b, i, 4)
 	}
 	if i != len(b) {
 		return odd
@@ -284,18 +307,24 @@ func (d *Decoder) epoch(b []byte, e *metapb.RegionEpoch) outcome {
 	var unknown span
 	i := 0
 	for i < len(b) {
-		switch b[i] {
-		case 1<<3 | wireVarint:
-			e.ConfVer, i = uvarint(b, i+1)
-		case 2<<3 | wireVarint:
-			e.Version, i = uvarint(b, i+1)
-		default:
-			end := skipUnknown(b, i, 2)
-			if end < 0 || !unknown.add(i, end) {
-				return odd
+		tag := b[i]
+		if tag&7 == wireVarint && i+1 < len(b) {
+			v, next := uint64(b[i+1]), i+2
+			if v >= 0x80 {
+				v, next = uvarint(b, i+1)
 			}
-			i = end
+			switch tag {
+			case 1<<3 | wireVarint:
+				e.ConfVer = v
+			case 2<<3 | wireVarint:
+				e.Version = v
+			default:
+				next = unknown.field(b, i, 2)
+			}
+			i = next
+			continue
 		}
+		i = unknown.field(b, i, 2)
 	}
 	if i != len(b) {
 		return odd

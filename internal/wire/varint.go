@@ -99,16 +99,17 @@ func skipUnknown(b []byte, i, known int) int {
 // span is a run of adjacent unrecognised fields.
 type span struct{ start, end int }
 
-// add appends the field b[start:end] to the run. It answers false when that
-// field isn't adjacent to the run, which is too rare to be worth code.
-func (s *span) add(start, end int) bool {
-	if s.end == 0 {
-		s.start, s.end = start, end
-		return true
+// field adds the field whose tag is at b[i] to the run, and returns the index
+// behind it. It answers overrun if skipUnknown has none, or if the field isn't
+// adjacent to the run, which is too rare to be worth code.
+func (s *span) field(b []byte, i, known int) int {
+	end := skipUnknown(b, i, known)
+	if end < 0 || s.end != 0 && s.end != i {
+		return overrun
 	}
-	if s.end != start {
-		return false
+	if s.end == 0 {
+		s.start = i
 	}
 	s.end = end
-	return true
+	return end
 }

@@ -79,8 +79,16 @@ func TestSkipUnknown(t *testing.T) {
 }
 
 func TestSpan(t *testing.T) {
+	const known = "\x08\x01"
+	const unknown = "\x28\x01" // field 5
+	b := []byte(known + unknown + unknown + known + unknown)
 	var s span
-	if !s.add(3, 5) || !s.add(5, 9) || s.add(10, 11) || s != (span{3, 9}) {
+	for _, c := range []struct{ at, end int }{{2, 4}, {4, 6}, {8, overrun}, {0, overrun}} {
+		if end := s.field(b, c.at, 4); end != c.end {
+			t.Errorf("the field at %d ends at %d, want %d", c.at, end, c.end)
+		}
+	}
+	if s != (span{2, 6}) {
 		t.Errorf("got %v", s)
 	}
 }
