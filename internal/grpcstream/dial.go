@@ -21,12 +21,11 @@ import (
 	"github.com/raftmux/raftmux/internal/wire"
 )
 
-// writeBufferSize is what is written at once. It is more than gRPC's default, and
-// stays below the 64 KiB that the kernel hands on as one segment: a write of just
-// that much, or of twice that, ends in a small segment of its own, and costs a
-// fifth more. TLS makes three whole records of it. gRPC has the buffer from a
-// pool, and only while something is on its way.
-const writeBufferSize = 48 << 10
+// writeBufferSize is what is written at once: as much as the kernel hands on as
+// one segment, which is 64 KiB without headers. A write of 64 KiB, or of twice
+// that, ends in a small segment of its own, and costs a fifth more. gRPC has the
+// buffer from a pool, and only while something is on its way.
+const writeBufferSize = 60 << 10
 
 // Options configures a Transport. All fields are mandatory, but for Credentials
 // and DialOptions.
