@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"slices"
+
 	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"github.com/pingcap/kvproto/pkg/metapb"
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
@@ -69,38 +71,43 @@ func (e *MessageEncoder) measureRaft(m *eraftpb.Message) bool {
 	return true
 }
 
-// AppendTo appends the message that was measured.
+// AppendTo appends the message that was measured. It writes at indices, since the
+// size is known, and need not ask for room at each byte.
 func (e *MessageEncoder) AppendTo(b []byte) []byte {
-	m := e.message
-	b = appendNumber(b, 1<<3, m.RegionId)
-	b = appendPair(b, 2<<3|wireBytes, m.FromPeer.Id, m.FromPeer.StoreId)
-	b = appendPair(b, 3<<3|wireBytes, m.ToPeer.Id, m.ToPeer.StoreId)
-	b = appendVarint(append(b, 4<<3|wireBytes), uint64(e.raft))
-	b = e.appendRaft(b, m.Message)
-	return appendPair(b, 5<<3|wireBytes, m.RegionEpoch.ConfVer, m.RegionEpoch.Version)
+	m, i := e.message, len(b)
+	b = slices.Grow(b, e.size)[:i+e.size]
+	i = putNumber(b, i, 1<<3, m.RegionId)
+	i = putPair(b, i, 2<<3|wireBytes, m.FromPeer.Id, m.FromPeer.StoreId)
+	i = putPair(b, i, 3<<3|wireBytes, m.ToPeer.Id, m.ToPeer.StoreId)
+	b[i] = 4<<3 | wireBytes
+	i = putVarint(b, i+1, uint64(e.raft))
+	i = e.putRaft(b, i, m.Message)
+	return b[:putPair(b, i, 5<<3|wireBytes, m.RegionEpoch.ConfVer, m.RegionEpoch.Version)]
 }
 
-func (e *MessageEncoder) appendRaft(b []byte, m *eraftpb.Message) []byte {
-	b = appendNumber(b, 1<<3, uint64(m.MsgType))
-	b = appendNumber(b, 2<<3, m.To)
-	b = appendNumber(b, 3<<3, m.From)
-	b = appendNumber(b, 4<<3, m.Term)
-	b = appendNumber(b, 5<<3, m.LogTerm)
-	b = appendNumber(b, 6<<3, m.Index)
-	for i, entry := range m.Entries {
-		b = appendVarint(append(b, entryTag), uint64(e.entries[i]))
-		b = appendNumber(b, 1<<3, uint64(entry.EntryType))
-		b = appendNumber(b, 2<<3, entry.Term)
-		b = appendNumber(b, 3<<3, entry.Index)
-		b = appendBytes(b, 4<<3|wireBytes, entry.Data)
-		b = appendBytes(b, 6<<3|wireBytes, entry.Context)
+func (e *MessageEncoder) putRaft(b []byte, i int, m *eraftpb.Message) int {
+	i = putNumber(b, i, 1<<3, uint64(m.MsgType))
+	i = putNumber(b, i, 2<<3, m.To)
+	i = putNumber(b, i, 3<<3, m.From)
+	i = putNumber(b, i, 4<<3, m.Term)
+	i = putNumber(b, i, 5<<3, m.LogTerm)
+	i = putNumber(b, i, 6<<3, m.Index)
+	for k, entry := range m.Entries {
+		b[i] = entryTag
+		i = putVarint(b, i+1, uint64(e.entries[k]))
+		i = putNumber(b, i, 1<<3, uint64(entry.EntryType))
+		i = putNumber(b, i, 2<<3, entry.Term)
+		i = putNumber(b, i, 3<<3, entry.Index)
+		i = putBytes(b, i, 4<<3|wireBytes, entry.Data)
+		i = putBytes(b, i, 6<<3|wireBytes, entry.Context)
 	}
-	b = appendNumber(b, 8<<3, m.Commit)
+	i = putNumber(b, i, 8<<3, m.Commit)
 	if m.Reject {
-		b = append(b, 10<<3, 1)
+		b[i], b[i+1] = 10<<3, 1
+		i += 2
 	}
-	b = appendNumber(b, 11<<3, m.RejectHint)
-	return appendBytes(b, 12<<3|wireBytes, m.Context)
+	i = putNumber(b, i, 11<<3, m.RejectHint)
+	return putBytes(b, i, 12<<3|wireBytes, m.Context)
 }
 
 // Reset lets go of the message.
@@ -137,27 +144,42 @@ func bytesSize(n int) int {
 	return delimitedSize(n)
 }
 
-func appendNumber(b []byte, tag byte, v uint64) []byte {
-	switch {
-	case v == 0:
-		return b
-	case v < 0x80:
-		return append(b, tag, byte(v))
+// The put functions write at b[i] and return the index behind what they wrote.
+
+func putVarint(b []byte, i int, v uint64) int {
+	for v >= 0x80 {
+		b[i] = byte(v) | 0x80
+		v >>= 7
+		i++
 	}
-	return appendVarint(append(b, tag), v)
+	b[i] = byte(v)
+	return i + 1
 }
 
-func appendBytes(b []byte, tag byte, value []byte) []byte {
+func putNumber(b []byte, i int, tag byte, v uint64) int {
+	if v == 0 {
+		return i
+	}
+	b[i] = tag
+	return putVarint(b, i+1, v)
+}
+
+func putBytes(b []byte, i int, tag byte, value []byte) int {
 	if len(value) == 0 {
-		return b
+		return i
 	}
-	return append(appendVarint(append(b, tag), uint64(len(value))), value...)
+	b[i] = tag
+	i = putVarint(b, i+1, uint64(len(value)))
+	return i + copy(b[i:], value)
 }
 
-// appendPair appends a message of two numbers, fields 1 and 2, whose length has
+// putPair writes a message of two numbers, fields 1 and 2, whose length has
 // one byte.
-func appendPair(b []byte, tag byte, one, two uint64) []byte {
-	b = append(b, tag, byte(numberSize(one)+numberSize(two)))
-	b = appendNumber(b, 1<<3, one)
-	return appendNumber(b, 2<<3, two)
+func putPair(b []byte, i int, tag byte, one, two uint64) int {
+	b[i] = tag
+	start := i + 2
+	i = putNumber(b, start, 1<<3, one)
+	i = putNumber(b, i, 2<<3, two)
+	b[start-1] = byte(i - start)
+	return i
 }

@@ -19,7 +19,6 @@ import (
 func (d *Decoder) raftMessage(b []byte, t target) outcome {
 	m := t.rm
 	var unknown span
-	var sub []byte
 	i := 0
 	for i < len(b) {
 		tag := b[i]
@@ -41,73 +40,46 @@ func (d *Decoder) raftMessage(b []byte, t target) outcome {
 			i = next
 			continue
 		}
-		switch tag {
-		case 2<<3 | wireBytes:
-			if sub, i = delimited(b, i+1); i == overrun || m.FromPeer != nil {
-				return odd
-			}
-			m.FromPeer = t.from
-			if o := d.peer(sub, t.from); o != done {
-				return o
-			}
-		case 3<<3 | wireBytes:
-			if sub, i = delimited(b, i+1); i == overrun || m.ToPeer != nil {
-				return odd
-			}
-			m.ToPeer = t.to
-			if o := d.peer(sub, t.to); o != done {
-				return o
-			}
-		case 4<<3 | wireBytes:
-			if sub, i = delimited(b, i+1); i == overrun || m.Message != nil {
-				return odd
-			}
-			m.Message = t.msg
-			if o := d.message(sub, t.msg); o != done {
-				return o
-			}
-		case 5<<3 | wireBytes:
-			if sub, i = delimited(b, i+1); i == overrun || m.RegionEpoch != nil {
-				return odd
-			}
-			m.RegionEpoch = t.epoch
-			if o := d.epoch(sub, t.epoch); o != done {
-				return o
-			}
-		case 7<<3 | wireBytes:
-			if sub, i = delimited(b, i+1); i == overrun {
-				return odd
-			}
-			if m.StartKey = d.bytes(sub); m.StartKey == nil {
-				return full
-			}
-		case 8<<3 | wireBytes:
-			if sub, i = delimited(b, i+1); i == overrun {
-				return odd
-			}
-			if m.EndKey = d.bytes(sub); m.EndKey == nil {
-				return full
-			}
-		case 11<<3 | wireBytes:
-			if sub, i = delimited(b, i+1); i == overrun {
-				return odd
-			}
-			if m.ExtraCtx = d.bytes(sub); m.ExtraCtx == nil {
-				return full
-			}
-		default: // merge_target (9) and extra_msg (10) among them
+		if tag&7 != wireBytes {
 			i = unknown.field(b, i, 12)
+			continue
 		}
+		sub, next := delimited(b, i+1)
+		if next == overrun {
+			return odd
+		}
+		o := done
+		switch {
+		case tag == 2<<3|wireBytes && m.FromPeer == nil:
+			m.FromPeer = t.from
+			o = d.peer(sub, t.from)
+		case tag == 3<<3|wireBytes && m.ToPeer == nil:
+			m.ToPeer = t.to
+			o = d.peer(sub, t.to)
+		case tag == 4<<3|wireBytes && m.Message == nil:
+			m.Message = t.msg
+			o = d.message(sub, t.msg)
+		case tag == 5<<3|wireBytes && m.RegionEpoch == nil:
+			m.RegionEpoch = t.epoch
+			o = d.epoch(sub, t.epoch)
+		case tag == 7<<3|wireBytes:
+			o = d.bytesTo(sub, &m.StartKey)
+		case tag == 8<<3|wireBytes:
+			o = d.bytesTo(sub, &m.EndKey)
+		case tag == 11<<3|wireBytes:
+			o = d.bytesTo(sub, &m.ExtraCtx)
+		default: // merge_target (9), extra_msg (10), and a part for the second time among them
+			next = unknown.field(b, i, 12)
+		}
+		if o != done {
+			return o
+		}
+		i = next
 	}
 	if i != len(b) {
 		return odd
 	}
-	if unknown.end > 0 {
-		if m.XXX_unrecognized = d.bytes(b[unknown.start:unknown.end:unknown.end]); m.XXX_unrecognized == nil {
-			return full
-		}
-	}
-	return done
+	return d.unknownTo(b, unknown, &m.XXX_unrecognized)
 }
 
 // message decodes b into m, which is zero.
@@ -174,8 +146,8 @@ func (d *Decoder) message(b []byte, m *eraftpb.Message) outcome {
 			if sub, i = delimited(b, i+1); i == overrun {
 				return odd
 			}
-			if m.Context = d.bytes(sub); m.Context == nil {
-				return full
+			if o := d.bytesTo(sub, &m.Context); o != done {
+				return o
 			}
 		default: // snapshot (9) among them
 			i = unknown.field(b, i, 15)
@@ -187,12 +159,7 @@ func (d *Decoder) message(b []byte, m *eraftpb.Message) outcome {
 	if entries != nil {
 		m.Entries = d.claimEntries(entries)
 	}
-	if unknown.end > 0 {
-		if m.XXX_unrecognized = d.bytes(b[unknown.start:unknown.end:unknown.end]); m.XXX_unrecognized == nil {
-			return full
-		}
-	}
-	return done
+	return d.unknownTo(b, unknown, &m.XXX_unrecognized)
 }
 
 // entryTag is the tag of eraftpb.Message.entries.
@@ -243,15 +210,15 @@ func (d *Decoder) entryFields(b []byte, e *eraftpb.Entry) outcome {
 			if sub, i = delimited(b, i+1); i == overrun {
 				return odd
 			}
-			if e.Data = d.bytes(sub); e.Data == nil {
-				return full
+			if o := d.bytesTo(sub, &e.Data); o != done {
+				return o
 			}
 		case 6<<3 | wireBytes:
 			if sub, i = delimited(b, i+1); i == overrun {
 				return odd
 			}
-			if e.Context = d.bytes(sub); e.Context == nil {
-				return full
+			if o := d.bytesTo(sub, &e.Context); o != done {
+				return o
 			}
 		default:
 			i = unknown.field(b, i, 6)
@@ -260,12 +227,7 @@ func (d *Decoder) entryFields(b []byte, e *eraftpb.Entry) outcome {
 	if i != len(b) {
 		return odd
 	}
-	if unknown.end > 0 {
-		if e.XXX_unrecognized = d.bytes(b[unknown.start:unknown.end:unknown.end]); e.XXX_unrecognized == nil {
-			return full
-		}
-	}
-	return done
+	return d.unknownTo(b, unknown, &e.XXX_unrecognized)
 }
 
 // peer decodes b into p, which is zero.
@@ -332,9 +294,25 @@ func (d *Decoder) epoch(b []byte, e *metapb.RegionEpoch) outcome {
 	return d.unknownOfPart(b, unknown, &e.XXX_unrecognized)
 }
 
-// unknownOfPart keeps the unknown fields of a peer or an epoch. Those of a
-// large message lie in one allocation, in which none may hold another's bytes
-// alive: that is left to the generated code.
+// bytesTo keeps b in a field.
+func (d *Decoder) bytesTo(b []byte, to *[]byte) outcome {
+	if *to = d.bytes(b); *to == nil {
+		return full
+	}
+	return done
+}
+
+// unknownTo keeps the unknown fields of a message, if there are any.
+func (d *Decoder) unknownTo(b []byte, unknown span, to *[]byte) outcome {
+	if unknown.end == 0 {
+		return done
+	}
+	return d.bytesTo(b[unknown.start:unknown.end:unknown.end], to)
+}
+
+// unknownOfPart is unknownTo for a peer or an epoch. Those of a large message lie
+// in one allocation, in which none may hold another's bytes alive: that is left
+// to the generated code.
 func (d *Decoder) unknownOfPart(b []byte, unknown span, to *[]byte) outcome {
 	if unknown.end == 0 {
 		return done
@@ -342,8 +320,5 @@ func (d *Decoder) unknownOfPart(b []byte, unknown span, to *[]byte) outcome {
 	if d.mode == modePlain {
 		return odd
 	}
-	if *to = d.bytes(b[unknown.start:unknown.end:unknown.end]); *to == nil {
-		return full
-	}
-	return done
+	return d.unknownTo(b, unknown, to)
 }
