@@ -118,7 +118,8 @@ func (l *load) reserve(size, mostMessages, mostBytes int, urgent bool) bool {
 		if !l.word.CompareAndSwap(old, old+1<<loadBytes+uint64(size)) {
 			continue
 		}
-		if l.share == nil || int64(bytes+size)+spare <= l.minimum || l.covered(spare) || mutant.Active == mutant.C17 || l.grow(spare) {
+		above := int64(bytes+size) + spare - l.minimum
+		if l.share == nil || above <= 0 || above <= l.granted.Load() || mutant.Active == mutant.C17 || l.grow(spare) {
 			return true
 		}
 		l.release(1, size)
@@ -153,8 +154,6 @@ func (l *load) need(spare int64) int64 {
 	return ceil(above)
 }
 
-func (l *load) covered(spare int64) bool { return l.need(spare) <= l.granted.Load() }
-
 // grow takes from the share what is needed now.
 func (l *load) grow(spare int64) bool {
 	l.mu.Lock()
@@ -176,10 +175,14 @@ func (l *load) grow(spare int64) bool {
 func (l *load) shrink() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	spare := l.granted.Load() - l.need(l.spare)
-	if spare <= 0 {
+	granted, keep := l.granted.Load(), l.need(l.spare)
+	if keep >= granted {
 		return
 	}
-	l.granted.Add(-spare)
-	l.share.give(spare)
+	l.granted.Store(keep)
+	// A reservation that still found the old value is in the word by now; one that
+	// isn't finds the new value, and waits in grow.
+	keep = min(max(keep, l.need(l.spare)), granted)
+	l.granted.Store(keep)
+	l.share.give(granted - keep)
 }

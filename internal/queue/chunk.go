@@ -3,6 +3,7 @@ package queue
 import (
 	"math"
 	"math/bits"
+	"slices"
 	"sync"
 	"time"
 
@@ -77,6 +78,21 @@ func (c *chunk) start(i int) int {
 // referred to. A chunk comes back as a whole, so it must not refer to too much.
 func (c *chunk) room(copied, referred int) bool {
 	return len(c.data)+copied <= cap(c.data) && (referred == 0 || c.length()+copied+referred <= largeChunk)
+}
+
+// note appends the record of a message whose frame is the end of the content. It
+// writes field by field: a record that is put together elsewhere and copied has to
+// wait for its smaller parts, which is a good part of what a heartbeat costs.
+func (c *chunk) note(message *Message) {
+	n := len(c.records)
+	if n == cap(c.records) {
+		c.records = slices.Grow(c.records, 1)
+	}
+	c.records = c.records[:n+1]
+	r := &c.records[n]
+	r.regionID, r.peerID = message.RegionID, message.PeerID
+	r.end, r.body = uint32(c.length()), uint32(message.Size)
+	r.later, r.volatile, r.dropped = 0, message.Volatile, false
 }
 
 // accepted returns when the flush of record i began, to the millisecond.

@@ -112,13 +112,7 @@ func (s *Stage) Push(message Message, encoder Encoder) error {
 		c.refer(&s.payloads)
 	}
 	c.data = data
-	c.records = append(c.records, record{
-		regionID: message.RegionID,
-		peerID:   message.PeerID,
-		end:      uint32(c.length()),
-		body:     uint32(message.Size),
-		volatile: message.Volatile,
-	})
+	c.note(&message)
 	s.accepted++
 	s.acceptedBytes += uint64(message.Size)
 	accepted = true
