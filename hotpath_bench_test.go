@@ -107,8 +107,8 @@ func receive(b *testing.B, pieces mem.BufferSlice, messages int, lend bool) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	in := &inbound{server: server, receiver: server.options.NewReceiver()}
-	in.keeper, _ = in.receiver.(Keeper)
+	in := &inbound{server: server}
+	in.use(server.options.NewReceiver())
 	incoming := wire.Incoming{Pool: &server.memory}
 	b.ReportAllocs()
 	for done := 0; done < b.N; done += messages {

@@ -2,7 +2,6 @@ package raftmux
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -32,7 +31,8 @@ type inbound struct {
 	stream   grpc.ServerStream
 	bare     bool
 	receiver Receiver
-	keeper   Keeper // the receiver, if it is one
+	keeper   Keeper      // the receiver, if it is one
+	own      *kvReceiver // the receiver, if it is raftmux's own
 
 	known bool // key and id are set: the sender is a raftmux store
 	key   senderKey
@@ -58,11 +58,10 @@ func (s *Server) admit(stream grpc.ServerStream, bare bool) (*inbound, error) {
 		server:     s,
 		stream:     stream,
 		bare:       bare,
-		receiver:   s.options.NewReceiver(),
 		done:       make(chan struct{}),
 		superseded: make(chan struct{}),
 	}
-	in.keeper, _ = in.receiver.(Keeper)
+	in.use(s.options.NewReceiver())
 	if err := in.identify(); err != nil {
 		return nil, err
 	}
@@ -77,6 +76,18 @@ func (s *Server) admit(stream grpc.ServerStream, bare bool) (*inbound, error) {
 	))
 	go in.read(err)
 	return in, nil
+}
+
+// use sets the receiver, and knows it for one of raftmux's own.
+func (in *inbound) use(receiver Receiver) {
+	in.receiver = receiver
+	in.keeper, _ = receiver.(Keeper)
+	switch r := receiver.(type) {
+	case *kvReceiver:
+		in.own = r
+	case kvKeeper:
+		in.own = r.kvReceiver
+	}
 }
 
 // identify reads who sends. Other peers than raftmux stores needn't say so.
@@ -253,12 +264,7 @@ func (in *inbound) decodeOne(body []byte, given bool) (decoded int, err error) {
 		s.metrics.overloaded.add(1)
 		return 0, nil
 	}
-	var envelope Envelope
-	if given {
-		envelope, err = in.keeper.DecodeGiven(body)
-	} else {
-		envelope, err = in.receiver.Decode(body)
-	}
+	to, err := in.decodeTo(body, given)
 	if err != nil {
 		if errors.Is(err, ErrFiltered) {
 			s.metrics.filtered.add(1)
@@ -271,14 +277,30 @@ func (in *inbound) decodeOne(body []byte, given bool) (decoded int, err error) {
 		}
 		return 0, nil
 	}
-	if envelope.ToStoreID != s.options.StoreID {
+	if to.storeID != s.options.StoreID {
 		s.metrics.wrongStore.add(1)
 		s.options.Logger.Warn("message for another store ends the stream",
-			"store_id", s.options.StoreID, "to_store_id", envelope.ToStoreID,
-			"region_id", envelope.RegionID, "source_store_id", in.key.storeID)
-		return 0, wire.WrongStore(envelope.ToStoreID, s.options.StoreID).Err()
+			"store_id", s.options.StoreID, "to_store_id", to.storeID,
+			"region_id", to.regionID, "source_store_id", in.key.storeID)
+		return 0, wire.WrongStore(to.storeID, s.options.StoreID).Err()
 	}
 	return 1, nil
+}
+
+// destination is what of a message's Envelope matters here.
+type destination struct{ storeID, regionID uint64 }
+
+// decodeTo has the receiver decode a message and says for whom it is.
+func (in *inbound) decodeTo(body []byte, given bool) (destination, error) {
+	if in.own != nil {
+		return in.own.decodeTo(body, given)
+	}
+	decode := in.receiver.Decode
+	if given {
+		decode = in.keeper.DecodeGiven
+	}
+	envelope, err := decode(body)
+	return destination{envelope.ToStoreID, envelope.RegionID}, err
 }
 
 // look asks whether the host has room for the appends of the next batch.
@@ -309,77 +331,4 @@ func (in *inbound) isAppend(body []byte) bool {
 		refused(envelope)
 	}
 	return true
-}
-
-// kvReceiver is the Receiver of hosts that speak kvproto.
-type kvReceiver struct {
-	handler Handler
-	decoder *wire.Decoder
-	held    []*raft_serverpb.RaftMessage
-	given   bool // the body that is being decoded may be kept
-}
-
-// HandlerReceiver returns what ServerOptions.NewReceiver takes: receivers like
-// those that a Server makes for its Handler, where lend is LendMessages. It is
-// for what wraps them, such as package faults.
-func HandlerReceiver(handler Handler, lend bool) func() Receiver {
-	return func() Receiver { return newKVReceiver(handler, lend) }
-}
-
-func newKVReceiver(handler Handler, lend bool) Receiver {
-	r := &kvReceiver{handler: handler, decoder: wire.NewDecoder(wire.DecoderOptions{Lent: lend})}
-	if lend {
-		return r
-	}
-	return kvKeeper{r}
-}
-
-// Decode implements Receiver. What can't be a message between stores is
-// refused: without a to_peer, or of a type that must stay local.
-func (r *kvReceiver) Decode(body []byte) (Envelope, error) {
-	decode := (*wire.Decoder).Decode
-	if r.given {
-		decode = (*wire.Decoder).DecodeGiven
-	}
-	message, err := decode(r.decoder, body)
-	if err != nil {
-		return Envelope{}, err
-	}
-	envelope := envelopeOf(message)
-	switch {
-	case envelope.ToPeerID == 0 || envelope.ToStoreID == 0:
-		return Envelope{}, fmt.Errorf("raftmux: message of region %d has no to_peer", envelope.RegionID)
-	case envelope.HasMessage && isLocal(envelope.Type):
-		return Envelope{}, fmt.Errorf("raftmux: message of region %d: %v must stay local", envelope.RegionID, envelope.Type)
-	}
-	r.held = append(r.held, message)
-	return envelope, nil
-}
-
-// kvKeeper is a kvReceiver whose messages the host owns.
-type kvKeeper struct{ *kvReceiver }
-
-// DecodeGiven implements Keeper.
-func (r kvKeeper) DecodeGiven(body []byte) (Envelope, error) {
-	r.given = true
-	defer func() { r.given = false }()
-	return r.Decode(body)
-}
-
-// Deliver implements Receiver.
-func (r *kvReceiver) Deliver() (refused int) {
-	for _, message := range r.held {
-		if r.handler.Step(message) != nil {
-			refused++
-		}
-	}
-	r.Discard()
-	return refused
-}
-
-// Discard implements Receiver.
-func (r *kvReceiver) Discard() {
-	clear(r.held)
-	r.held = r.held[:0]
-	r.decoder.Reset()
 }

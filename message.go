@@ -133,18 +133,20 @@ func (e *kvEncoder) reset() {
 
 // envelopeOf reads a message's envelope. It takes a nil message, which is invalid.
 func envelopeOf(message *raft_serverpb.RaftMessage) Envelope {
-	body := message.GetMessage()
-	snapshot := body.GetMsgType() == eraftpb.MessageType_MsgSnapshot
-	return Envelope{
-		RegionID:    message.GetRegionId(),
-		FromStoreID: message.GetFromPeer().GetStoreId(),
-		ToStoreID:   message.GetToPeer().GetStoreId(),
-		ToPeerID:    message.GetToPeer().GetId(),
-		Type:        body.GetMsgType(),
-		HasMessage:  body != nil,
-		Bodiless:    message.GetExtraMsg() != nil || message.GetIsTombstone() || message.GetMergeTarget() != nil,
-		Witness:     snapshot && wire.ForWitness(message.GetRegionId(), body.GetSnapshot().GetData()),
-	}
+	var envelope Envelope
+	envelope.read(message)
+	return envelope
+}
+
+// read is envelopeOf, for an envelope that stays where it is.
+func (e *Envelope) read(message *raft_serverpb.RaftMessage) {
+	body, to := message.GetMessage(), message.GetToPeer()
+	e.RegionID = message.GetRegionId()
+	e.FromStoreID = message.GetFromPeer().GetStoreId()
+	e.ToStoreID, e.ToPeerID = to.GetStoreId(), to.GetId()
+	e.Type, e.HasMessage = body.GetMsgType(), body != nil
+	e.Bodiless = message.GetExtraMsg() != nil || message.GetIsTombstone() || message.GetMergeTarget() != nil
+	e.Witness = e.Type == eraftpb.MessageType_MsgSnapshot && wire.ForWitness(e.RegionID, body.GetSnapshot().GetData())
 }
 
 // transfers says whether a message is the SnapshotSender's to carry.

@@ -68,7 +68,8 @@ func (s *Sender) Send(message *raft_serverpb.RaftMessage) error {
 	}
 	s.kvraft.message = message
 	defer s.kvraft.reset()
-	envelope := envelopeOf(message)
+	var envelope Envelope
+	envelope.read(message)
 	return s.accept(&envelope, &s.kvraft)
 }
 
