@@ -40,7 +40,7 @@ func (d *Decoder) raftMessage(b []byte, t target) outcome {
 			i = next
 			continue
 		}
-		if tag&7 != wireBytes {
+		if tag&7 != wireBytes || tag >= 0x80 {
 			i = unknown.field(b, i, 12)
 			continue
 		}
