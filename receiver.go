@@ -48,7 +48,7 @@ func (r *kvReceiver) decode(body []byte, given bool) (Envelope, error) {
 }
 
 // decodeTo is Decode, or DecodeGiven, for a Server that has the Receiver itself:
-// to build a whole Envelope costs a fifth of what it takes to decode a heartbeat.
+// to build a whole Envelope would cost another fifteenth of a lent heartbeat.
 func (r *kvReceiver) decodeTo(body []byte, given bool) (destination, error) {
 	message, err := r.take(body, given)
 	if err != nil {

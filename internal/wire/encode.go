@@ -71,8 +71,9 @@ func (e *MessageEncoder) measureRaft(m *eraftpb.Message) bool {
 	return true
 }
 
-// AppendTo appends the message that was measured. It writes at indices, since the
-// size is known, and need not ask for room at each byte.
+// AppendTo appends the message that was measured, and panics if that has grown
+// since. It writes at indices: the size is known, so it need not ask for room at
+// each byte.
 func (e *MessageEncoder) AppendTo(b []byte) []byte {
 	m, i := e.message, len(b)
 	b = slices.Grow(b, e.size)[:i+e.size]
