@@ -21,11 +21,17 @@ import (
 	"github.com/raftmux/raftmux/internal/wire"
 )
 
-// writeBufferSize is what is written at once: as much as the kernel hands on as
-// one segment, which is 64 KiB without headers. A write of 64 KiB, or of twice
-// that, ends in a small segment of its own, and costs a fifth more. gRPC has the
-// buffer from a pool, and only while something is on its way.
-const writeBufferSize = 60 << 10
+// What is written at once. gRPC has the buffer from a pool, and only while
+// something is on its way.
+const (
+	// writeBufferSize is as much as the kernel hands on as one segment, which is
+	// 64 KiB without headers. A write of 64 KiB, or of twice that, ends in a small
+	// segment of its own, and costs a fifth more.
+	writeBufferSize = 60 << 10
+	// secureWriteBufferSize is a whole number of TLS records: each is a write of
+	// its own, so that a larger buffer means only that fewer are cut short.
+	secureWriteBufferSize = 128 << 10
+)
 
 // Options configures a Transport. All fields are mandatory, but for Credentials
 // and DialOptions.
@@ -162,9 +168,9 @@ func (l *link) awaitReady(ctx context.Context) error {
 
 func (t *Transport) dialOptions() []grpc.DialOption {
 	o := t.options
-	transport := o.Credentials
+	transport, writeBuffer := o.Credentials, secureWriteBufferSize
 	if transport == nil {
-		transport = insecure.NewCredentials()
+		transport, writeBuffer = insecure.NewCredentials(), writeBufferSize
 	}
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(transport),
@@ -180,7 +186,7 @@ func (t *Transport) dialOptions() []grpc.DialOption {
 			Time:    o.KeepaliveTime,
 			Timeout: o.KeepaliveTimeout,
 		}),
-		grpc.WithWriteBufferSize(writeBufferSize),
+		grpc.WithWriteBufferSize(writeBuffer),
 		// Both windows, or the connection's stays at 64 KiB.
 		grpc.WithInitialWindowSize(int32(o.WindowSize)),
 		grpc.WithInitialConnWindowSize(int32(o.WindowSize)),

@@ -83,24 +83,38 @@ func (q *Queue) Take(limits Limits) (Batch, bool) {
 type trailers struct {
 	data  []byte
 	whole mem.Buffer
+	since time.Time // the age of data
 }
 
-// trailersSize is above the 1 KiB up to which gRPC doesn't count references.
-const trailersSize = 2 << 10
+const (
+	// trailersSize is above the 1 KiB up to which gRPC doesn't count references.
+	trailersSize = 2 << 10
+	// rareTrailersSize is what a queue begins with, and has that sends now and
+	// then: thousands of such queues would hold the other for hours.
+	rareTrailersSize = 4 * wire.MaxObservedTimeSize
+)
 
 // next returns last_observed_time, with a reference of its own.
 func (t *trailers) next(now time.Time) mem.Buffer {
 	if cap(t.data)-len(t.data) < wire.MaxObservedTimeSize {
-		if t.whole != nil {
-			t.whole.Free()
-		}
-		t.data = make([]byte, trailersSize)
-		t.whole = mem.NewBuffer(&t.data, mem.NopBufferPool{})
-		t.data = t.data[:0]
+		t.renew(now)
 	}
 	start := len(t.data)
 	t.data = wire.AppendObservedTime(t.data, now.UnixNano())
 	return t.whole.Slice(start, len(t.data))
+}
+
+func (t *trailers) renew(now time.Time) {
+	if t.whole != nil {
+		t.whole.Free()
+	}
+	size := rareTrailersSize
+	if now.Sub(t.since) < time.Second {
+		size = trailersSize
+	}
+	t.data, t.since = make([]byte, size), now
+	t.whole = mem.NewBuffer(&t.data, mem.NopBufferPool{})
+	t.data = t.data[:0]
 }
 
 // take builds a batch from the front of the queue and drops what it meets there
