@@ -86,13 +86,20 @@ func (c *chunk) room(copied, referred int) bool {
 func (c *chunk) note(message *Message) {
 	n := len(c.records)
 	if n == cap(c.records) {
-		c.records = slices.Grow(c.records, 1)
+		c.records = slices.Grow(c.records, c.expected(wire.FrameSize(message.Size)))
 	}
 	c.records = c.records[:n+1]
 	r := &c.records[n]
 	r.regionID, r.peerID = message.RegionID, message.PeerID
 	r.end, r.body = uint32(c.length()), uint32(message.Size)
 	r.later, r.volatile, r.dropped = 0, message.Volatile, false
+}
+
+// expected returns for how many more frames of a size a chunk has room, or some of
+// them: a chunk of large messages grows its records once.
+func (c *chunk) expected(size int) int {
+	const atMost = 64
+	return min(1+(cap(c.data)-len(c.data))/size, atMost)
 }
 
 // accepted returns when the flush of record i began, to the millisecond.
