@@ -18,7 +18,7 @@ func benchmarkEncode(b *testing.B, m *raftpb.Message) {
 	for b.Loop() {
 		buffer = buffer[:0]
 		for range benchBatch {
-			if Check(m) != nil || checkHeader(simpleHeader, m) != nil {
+			if Check(m) != nil || checkHeader(&simpleHeader, m) != nil {
 				b.Fatal("refused")
 			}
 			e.set(simpleHeader, m)

@@ -154,7 +154,7 @@ func checkEnds(message *raftpb.Message) (problem string) {
 
 // checkHeader refuses a message that isn't what its header says. A message that
 // is passed on comes from another peer than it names.
-func checkHeader(header Header, message *raftpb.Message) error {
+func checkHeader(header *Header, message *raftpb.Message) error {
 	switch {
 	case header.To.ID != message.GetTo():
 		return refuse(message, fmt.Sprintf("is addressed to peer %d", header.To.ID))

@@ -1,12 +1,10 @@
 package etcdraft
 
 import (
-	"encoding/binary"
 	"errors"
 
 	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/raftmux/raftmux"
@@ -42,12 +40,10 @@ type fields struct {
 	rest      []byte // the body from the first entry on
 }
 
-// decode parses one RaftMessage. The envelope says what is known of it even if
-// there is an error.
-func (d *decoder) decode(data []byte) (header Header, message *raftpb.Message, envelope raftmux.Envelope, err error) {
-	var body []byte
-	var has bool
-	header, body, has, err = decodeHeader(data)
+// decode parses one RaftMessage. The header, which must be zero, and the envelope
+// say what is known of it even if there is an error.
+func (d *decoder) decode(data []byte, header *Header) (message *raftpb.Message, envelope raftmux.Envelope, err error) {
+	body, err := decodeHeader(data, header)
 	envelope = raftmux.Envelope{
 		RegionID:    header.RegionID,
 		FromStoreID: header.From.StoreID,
@@ -55,10 +51,7 @@ func (d *decoder) decode(data []byte) (header Header, message *raftpb.Message, e
 		ToPeerID:    header.To.ID,
 	}
 	if err != nil {
-		return header, nil, envelope, err
-	}
-	if !has {
-		return header, nil, envelope, errNoMessage
+		return nil, envelope, err
 	}
 	d.fields = fields{}
 	err = d.fields.scan(body)
@@ -79,129 +72,128 @@ func (d *decoder) decode(data []byte) (header Header, message *raftpb.Message, e
 		err = checkHeader(header, message)
 	}
 	if err != nil {
-		return header, nil, envelope, err
+		return nil, envelope, err
 	}
-	return header, message, envelope, nil
+	return message, envelope, nil
 }
 
-func decodeHeader(data []byte) (header Header, body []byte, has bool, err error) {
-	for len(data) > 0 {
-		var tag uint64
-		if tag, data, err = varint(data); err != nil {
-			return header, nil, false, err
+// decodeHeader parses all but the Raft message, which it returns.
+func decodeHeader(b []byte, header *Header) (body []byte, err error) {
+	has := false
+	for i := 0; i < len(b); {
+		tag, value, next := field(b, i)
+		if next > len(b) {
+			return nil, errMalformed
 		}
-		switch tag >> 3 {
-		case 1:
-			header.RegionID, data, err = varintField(tag, data)
-		case 2:
-			data, err = decodePair(tag, data, &header.From.ID, &header.From.StoreID)
-		case 3:
-			data, err = decodePair(tag, data, &header.To.ID, &header.To.StoreID)
-		case 4:
+		switch tag {
+		case tagRegionID:
+			header.RegionID = value
+		case tagFromPeer:
+			err = decodePair(b[next-int(value):next], &header.From.ID, &header.From.StoreID)
+		case tagToPeer:
+			err = decodePair(b[next-int(value):next], &header.To.ID, &header.To.StoreID)
+		case tagMessage:
 			if has {
-				return header, nil, false, errRepeated
+				return nil, errRepeated
 			}
-			has = true
-			body, data, err = bytesField(tag, data)
-		case 5:
-			data, err = decodePair(tag, data, &header.Epoch.ConfVer, &header.Epoch.Version)
+			has, body = true, b[next-int(value):next]
+		case tagEpoch:
+			err = decodePair(b[next-int(value):next], &header.Epoch.ConfVer, &header.Epoch.Version)
 		default:
-			data, err = skip(tag, data)
+			err = passOver(tag, tagEpoch)
 		}
 		if err != nil {
-			return header, nil, false, err
+			return nil, err
 		}
+		i = next
 	}
-	return header, body, has, nil
+	if !has {
+		return nil, errNoMessage
+	}
+	return body, nil
 }
 
 // decodePair parses a message of two scalars, fields 1 and 2.
-func decodePair(tag uint64, data []byte, first, second *uint64) ([]byte, error) {
-	pair, data, err := bytesField(tag, data)
-	for err == nil && len(pair) > 0 {
-		if tag, pair, err = varint(pair); err != nil {
-			break
+func decodePair(b []byte, first, second *uint64) error {
+	for i := 0; i < len(b); {
+		tag, value, next := field(b, i)
+		if next > len(b) {
+			return errMalformed
 		}
-		switch tag >> 3 {
-		case 1:
-			*first, pair, err = varintField(tag, pair)
-		case 2:
-			*second, pair, err = varintField(tag, pair)
+		switch tag {
+		case tagPeerID:
+			*first = value
+		case tagPeerStore:
+			*second = value
 		default:
-			pair, err = skip(tag, pair)
+			if err := passOver(tag, tagPeerStore); err != nil {
+				return err
+			}
 		}
+		i = next
 	}
-	return data, err
+	return nil
 }
 
 // scan reads the body of an eraftpb.Message. Fields 13 and up mean one thing in
-// eraftpb and another in raftpb, and are skipped.
-func (f *fields) scan(data []byte) error {
-	for len(data) > 0 {
-		start := data
-		tag, rest, err := varint(data)
-		if err != nil {
-			return err
+// eraftpb and another in raftpb, and are passed over.
+func (f *fields) scan(b []byte) error {
+	for i := 0; i < len(b); {
+		tag, value, next := field(b, i)
+		if next > len(b) {
+			return errMalformed
 		}
-		data = rest
-		var value uint64
-		switch tag >> 3 {
-		case 1:
-			value, data, err = varintField(tag, data)
+		var err error
+		switch tag {
+		case tagType:
 			f.kind = raftpb.MessageType(int32(value))
-		case 2:
-			f.to, data, err = varintField(tag, data)
-		case 3:
-			f.from, data, err = varintField(tag, data)
-		case 4:
-			f.term, data, err = varintField(tag, data)
-		case 5:
-			f.logTerm, data, err = varintField(tag, data)
-		case 6:
-			f.index, data, err = varintField(tag, data)
-		case 7:
-			var entry []byte
-			entry, data, err = bytesField(tag, data)
+		case tagTo:
+			f.to = value
+		case tagFrom:
+			f.from = value
+		case tagTerm:
+			f.term = value
+		case tagLogTerm:
+			f.logTerm = value
+		case tagIndex:
+			f.index = value
+		case tagEntry:
 			if f.entries == 0 {
-				f.rest = start
+				f.rest = b[i:]
 			}
 			f.entries++
-			f.entryData += len(entry)
-		case 8:
-			f.commit, data, err = varintField(tag, data)
-		case 9:
-			data, err = f.scanSnapshot(tag, data)
-		case 10:
-			value, data, err = varintField(tag, data)
+			f.entryData += int(value)
+		case tagCommit:
+			f.commit = value
+		case tagSnapshot:
+			err = f.scanSnapshot(b[next-int(value) : next])
+		case tagReject:
 			f.reject = value != 0
-		case 11:
-			f.rejectHint, data, err = varintField(tag, data)
-		case 12:
-			f.context, data, err = bytesField(tag, data)
+		case tagRejectHint:
+			f.rejectHint = value
+		case tagContext:
+			f.context = b[next-int(value) : next]
 		default:
-			data, err = skip(tag, data)
+			err = passOver(tag, tagContext)
 		}
 		if err != nil {
 			return err
 		}
+		i = next
 	}
 	return nil
 }
 
 // scanSnapshot parses a snapshot, which is rare and has memory of its own.
-func (f *fields) scanSnapshot(tag uint64, data []byte) ([]byte, error) {
-	snapshot, data, err := bytesField(tag, data)
-	if err != nil {
-		return nil, err
-	}
+func (f *fields) scanSnapshot(snapshot []byte) error {
 	if f.snapshot == nil {
 		f.snapshot = new(raftpb.Snapshot)
 	}
 	options := proto.UnmarshalOptions{Merge: true, DiscardUnknown: true}
-	if err := options.Unmarshal(snapshot, f.snapshot); err != nil {
-		return nil, errMalformed
+	if options.Unmarshal(snapshot, f.snapshot) != nil {
+		return errMalformed
 	}
-	return data, nil
+	return nil
 }
 
 // cost is what a copy of the message takes, without its snapshot.
@@ -273,56 +265,4 @@ func present(field **uint64, value *uint64) {
 	if *value != 0 {
 		*field = value
 	}
-}
-
-// varint reads one varint and returns what follows it.
-func varint(data []byte) (uint64, []byte, error) {
-	if len(data) > 0 && data[0] < 0x80 {
-		return uint64(data[0]), data[1:], nil
-	}
-	return longVarint(data)
-}
-
-// longVarint keeps varint small enough to be inlined.
-func longVarint(data []byte) (uint64, []byte, error) {
-	value, n := binary.Uvarint(data)
-	if n <= 0 {
-		return 0, nil, errMalformed
-	}
-	return value, data[n:], nil
-}
-
-func varintField(tag uint64, data []byte) (uint64, []byte, error) {
-	if protowire.Type(tag&7) != protowire.VarintType {
-		return 0, nil, errWireType
-	}
-	return varint(data)
-}
-
-// bytesField reads bytes, without copying them, and returns what follows them.
-func bytesField(tag uint64, data []byte) (value, rest []byte, err error) {
-	if protowire.Type(tag&7) != protowire.BytesType {
-		return nil, nil, errWireType
-	}
-	n, data, err := varint(data)
-	if err != nil {
-		return nil, nil, err
-	}
-	if n > uint64(len(data)) {
-		return nil, nil, errMalformed
-	}
-	return data[:n], data[n:], nil
-}
-
-// skip passes over a field whose tag was read.
-func skip(tag uint64, data []byte) ([]byte, error) {
-	number, kind := protowire.Number(tag>>3), protowire.Type(tag&7)
-	if tag>>3 > uint64(protowire.MaxValidNumber) || number < protowire.MinValidNumber {
-		return nil, errMalformed
-	}
-	n := protowire.ConsumeFieldValue(number, kind, data)
-	if n < 0 {
-		return nil, errMalformed
-	}
-	return data[n:], nil
 }

@@ -13,50 +13,38 @@ type entryFields struct {
 }
 
 // next parses the first entry in rest, of which there is one, and returns what
-// follows it.
+// follows it. Where fields end in rest was looked at before.
 func (e *entryFields) next(rest []byte) (behind []byte, err error) {
-	for {
-		tag, data, err := varint(rest)
-		if err != nil {
-			return nil, err
-		}
-		if tag>>3 != 7 {
-			if rest, err = skip(tag, data); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		encoded, behind, err := bytesField(tag, data)
-		if err != nil {
-			return nil, err
-		}
-		*e = entryFields{}
-		return behind, e.scan(encoded)
+	tag, value, next := field(rest, 0)
+	for tag != tagEntry {
+		rest = rest[next:]
+		tag, value, next = field(rest, 0)
 	}
+	*e = entryFields{}
+	return rest[next:], e.scan(rest[next-int(value) : next])
 }
 
-func (e *entryFields) scan(encoded []byte) error {
-	for len(encoded) > 0 {
-		tag, data, err := varint(encoded)
-		if err != nil {
-			return err
+func (e *entryFields) scan(b []byte) error {
+	for i := 0; i < len(b); {
+		tag, value, next := field(b, i)
+		if next > len(b) {
+			return errMalformed
 		}
-		switch tag >> 3 {
-		case 1:
-			e.kind, data, err = varintField(tag, data)
-		case 2:
-			e.term, data, err = varintField(tag, data)
-		case 3:
-			e.index, data, err = varintField(tag, data)
-		case 4:
-			e.payload, data, err = bytesField(tag, data)
+		switch tag {
+		case tagEntryType:
+			e.kind = value
+		case tagEntryTerm:
+			e.term = value
+		case tagEntryIndex:
+			e.index = value
+		case tagEntryData:
+			e.payload = b[next-int(value) : next]
 		default:
-			data, err = skip(tag, data)
+			if err := passOver(tag, tagEntryData); err != nil {
+				return err
+			}
 		}
-		if err != nil {
-			return err
-		}
-		encoded = data
+		i = next
 	}
 	return nil
 }

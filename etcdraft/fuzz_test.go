@@ -29,7 +29,7 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		header, got, _, err := new(decoder).decode(data)
+		header, got, _, err := decodeBy(new(decoder), data)
 		runtime.ReadMemStats(&after)
 		if used := after.TotalAlloc - before.TotalAlloc; used > uint64(300*len(data)+128<<10) {
 			t.Fatalf("%d bytes took %d", len(data), used)
@@ -77,7 +77,7 @@ func FuzzDecode(f *testing.F) {
 		if !reflect.DeepEqual(theirs, want) {
 			t.Fatalf("read\n%v\nwant\n%v", want, theirs)
 		}
-		again, same, _, err := new(decoder).decode(encode(header, got))
+		again, same, _, err := decodeBy(new(decoder), encode(header, got))
 		if err != nil || again != header || !equal(same, got) {
 			t.Fatalf("comes back as %v, %v", same, err)
 		}
@@ -197,7 +197,7 @@ func decodeBody(decoder *decoder, body []byte) *raftpb.Message {
 		from = f.to%3 + 1
 	}
 	frame = appendPair(frame, tagFromPeer, from, 2)
-	_, m, _, err := decoder.decode(frame)
+	_, m, _, err := decodeBy(decoder, frame)
 	if err != nil {
 		return nil
 	}

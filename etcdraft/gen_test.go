@@ -12,6 +12,8 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
+
+	"github.com/raftmux/raftmux"
 )
 
 // kinds are the types that cross the network.
@@ -153,6 +155,12 @@ func headerFor(t *rapid.T, m *raftpb.Message) Header {
 		h.From.ID = h.To.ID%1000 + 1001
 	}
 	return h
+}
+
+// decodeBy reads a message as a receiver does.
+func decodeBy(d *decoder, data []byte) (header Header, m *raftpb.Message, envelope raftmux.Envelope, err error) {
+	m, envelope, err = d.decode(data, &header)
+	return header, m, envelope, err
 }
 
 // encode writes a message as Sender does.

@@ -26,8 +26,8 @@ func TestDecodeGivenIsDecode(t *testing.T) {
 		if random.IntN(8) == 0 {
 			data = data[:random.IntN(len(data))]
 		}
-		header, want, envelope, wantErr := theirs.decode(data)
-		gotHeader, got, gotEnvelope, err := ours.decode(bytes.Clone(data))
+		header, want, envelope, wantErr := decodeBy(theirs, data)
+		gotHeader, got, gotEnvelope, err := decodeBy(ours, bytes.Clone(data))
 		switch {
 		case (err == nil) != (wantErr == nil) || err != nil && err.Error() != wantErr.Error():
 			t.Fatalf("%v, want %v", err, wantErr)
@@ -69,7 +69,7 @@ func TestGivenPadding(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, got, _, err := (&decoder{given: true}).decode(data)
+	_, got, _, err := decodeBy(&decoder{given: true}, data)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -215,7 +215,7 @@ func runGroup(t *testing.T, seed uint64) {
 			if random.IntN(10) == 0 {
 				continue
 			}
-			header, m, _, err := decoder.decode(data)
+			header, m, _, err := decodeBy(&decoder, data)
 			if err != nil {
 				t.Fatalf("round %d: at the receiver: %v", round, err)
 			}

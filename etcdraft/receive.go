@@ -42,11 +42,15 @@ type received struct {
 
 // Decode implements raftmux.Receiver.
 func (r *receiver) Decode(data []byte) (raftmux.Envelope, error) {
-	header, message, envelope, err := r.decoder.decode(data)
+	n := len(r.received)
+	r.received = append(r.received, received{})
+	to := &r.received[n]
+	message, envelope, err := r.decoder.decode(data, &to.header)
 	if err != nil {
+		*to, r.received = received{}, r.received[:n]
 		return envelope, err
 	}
-	r.received = append(r.received, received{header, message})
+	to.message = message
 	return envelope, nil
 }
 

@@ -85,7 +85,7 @@ func NewSender(sender MuxSender) *Sender { return &Sender{sender: sender} }
 func (s *Sender) Send(header Header, message *raftpb.Message) error {
 	err := Check(message)
 	if err == nil {
-		err = checkHeader(header, message)
+		err = checkHeader(&header, message)
 	}
 	if err != nil {
 		s.sender.CountRefused(header.To.StoreID, err)

@@ -66,7 +66,7 @@ func TestSend(t *testing.T) {
 	if got := door.envelopes[0]; got != want {
 		t.Errorf("envelope is %+v, want %+v", got, want)
 	}
-	header, got, _, err := new(decoder).decode(door.encoded[0])
+	header, got, _, err := decodeBy(new(decoder), door.encoded[0])
 	if err != nil || header != simpleHeader || !equal(got, sent) {
 		t.Errorf("arrives as %+v %v, %v", header, got, err)
 	}
@@ -146,7 +146,7 @@ func TestSendAll(t *testing.T) {
 			t.Errorf("envelope is %+v", envelope)
 		}
 	}
-	header, m, _, err := new(decoder).decode(door.encoded[3])
+	header, m, _, err := decodeBy(new(decoder), door.encoded[3])
 	if want := (Header{RegionID: 7, From: group.Self, To: Peer{2, 12}, Epoch: group.Epoch}); err != nil || header != want {
 		t.Errorf("header is %+v, %v", header, err)
 	}

@@ -25,7 +25,7 @@ func TestWire(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
 				sent := message(kind).Draw(t, "message")
 				header := headerFor(t, sent)
-				if err := errors.Join(Check(sent), checkHeader(header, sent)); err != nil {
+				if err := errors.Join(Check(sent), checkHeader(&header, sent)); err != nil {
 					t.Fatal(err)
 				}
 				encoded := encode(header, sent)
