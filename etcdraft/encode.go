@@ -1,12 +1,12 @@
 package etcdraft
 
 import (
-	"encoding/binary"
-	"math/bits"
+	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/raftmux/raftmux"
+	"github.com/raftmux/raftmux/internal/wire"
 )
 
 // Tags of raft_serverpb.RaftMessage and what it holds: the field's number times
@@ -60,12 +60,14 @@ var _ raftmux.PayloadEncoder = (*encoder)(nil)
 const maxKeptSizes = 4096
 
 // encoder writes one message as a raft_serverpb.RaftMessage. It is used again
-// for the next: set measures, once, and AppendTo writes by what was measured.
+// for the next: set measures, once, and AppendTo writes by what was measured, and
+// panics if the message has grown since.
 type encoder struct {
 	header  Header
 	message *raftpb.Message
 
 	size        int // all
+	payloads    int // of that, the entries' data
 	messageSize int // the message's body
 	entrySizes  []int
 	// The bodies of the snapshot and of what it holds.
@@ -75,10 +77,10 @@ type encoder struct {
 func (e *encoder) set(header Header, message *raftpb.Message) {
 	e.header, e.message = header, message
 	e.messageSize = e.measure(message)
-	e.size = sizeOfField(header.RegionID) +
+	e.size = wire.NumberSize(header.RegionID) +
 		2 + sizeOfPair(header.From.ID, header.From.StoreID) +
 		2 + sizeOfPair(header.To.ID, header.To.StoreID) +
-		sizeOfBytes(e.messageSize) +
+		wire.DelimitedSize(e.messageSize) +
 		2 + sizeOfPair(header.Epoch.ConfVer, header.Epoch.Version)
 }
 
@@ -91,42 +93,41 @@ func (e *encoder) clear() {
 }
 
 func (e *encoder) measure(message *raftpb.Message) int {
-	size := sizeOfField(uint64(message.GetType())) + sizeOfField(message.GetTo()) + sizeOfField(message.GetFrom()) +
-		sizeOfField(message.GetTerm()) + sizeOfField(message.GetLogTerm()) + sizeOfField(message.GetIndex()) +
-		sizeOfField(message.GetCommit()) + sizeOfField(message.GetRejectHint())
-	e.entrySizes = e.entrySizes[:0]
+	size := wire.NumberSize(uint64(message.GetType())) + wire.NumberSize(message.GetTo()) +
+		wire.NumberSize(message.GetFrom()) + wire.NumberSize(message.GetTerm()) +
+		wire.NumberSize(message.GetLogTerm()) + wire.NumberSize(message.GetIndex()) +
+		wire.NumberSize(message.GetCommit()) + wire.FlagSize(message.GetReject()) +
+		wire.NumberSize(message.GetRejectHint()) + wire.BytesSize(len(message.GetContext()))
+	e.entrySizes, e.payloads = e.entrySizes[:0], 0
 	for _, entry := range message.Entries {
-		n := sizeOfField(uint64(entry.GetType())) + sizeOfField(entry.GetTerm()) + sizeOfField(entry.GetIndex()) +
-			sizeOfOptional(len(entry.GetData()))
+		payload := len(entry.GetData())
+		n := wire.NumberSize(uint64(entry.GetType())) + wire.NumberSize(entry.GetTerm()) +
+			wire.NumberSize(entry.GetIndex()) + wire.BytesSize(payload)
 		e.entrySizes = append(e.entrySizes, n)
-		size += sizeOfBytes(n)
+		e.payloads += payload
+		size += wire.DelimitedSize(n)
 	}
 	if message.Snapshot != nil {
 		e.snapshotSize = e.measureSnapshot(message.Snapshot)
-		size += sizeOfBytes(e.snapshotSize)
+		size += wire.DelimitedSize(e.snapshotSize)
 	}
-	if message.GetReject() {
-		size += 2
-	}
-	return size + sizeOfOptional(len(message.GetContext()))
+	return size
 }
 
 func (e *encoder) measureSnapshot(snapshot *raftpb.Snapshot) int {
-	size := sizeOfOptional(len(snapshot.GetData()))
+	size := wire.BytesSize(len(snapshot.GetData()))
 	metadata := snapshot.GetMetadata()
 	if metadata == nil {
 		return size
 	}
-	e.metadataSize = sizeOfField(metadata.GetIndex()) + sizeOfField(metadata.GetTerm())
+	e.metadataSize = wire.NumberSize(metadata.GetIndex()) + wire.NumberSize(metadata.GetTerm())
 	if state := metadata.GetConfState(); state != nil {
-		e.stateSize = sizeOfOptional(sizeOfPacked(state.Voters)) + sizeOfOptional(sizeOfPacked(state.Learners)) +
-			sizeOfOptional(sizeOfPacked(state.VotersOutgoing)) + sizeOfOptional(sizeOfPacked(state.LearnersNext))
-		if state.GetAutoLeave() {
-			e.stateSize += 2
-		}
-		e.metadataSize += sizeOfBytes(e.stateSize)
+		e.stateSize = wire.BytesSize(sizeOfPacked(state.Voters)) + wire.BytesSize(sizeOfPacked(state.Learners)) +
+			wire.BytesSize(sizeOfPacked(state.VotersOutgoing)) + wire.BytesSize(sizeOfPacked(state.LearnersNext)) +
+			wire.FlagSize(state.GetAutoLeave())
+		e.metadataSize += wire.DelimitedSize(e.stateSize)
 	}
-	return size + sizeOfBytes(e.metadataSize)
+	return size + wire.DelimitedSize(e.metadataSize)
 }
 
 // Size implements raftmux.Encoder.
@@ -145,136 +146,96 @@ func (e *encoder) PayloadBytes(atLeast int) (bytes int) {
 // AppendTo implements raftmux.Encoder.
 func (e *encoder) AppendTo(b []byte) []byte { return e.AppendReferring(b, nil) }
 
-// AppendReferring implements raftmux.PayloadEncoder.
+// AppendReferring implements raftmux.PayloadEncoder. Behind b there always is room
+// for all that is still to come but the entries' data, which payloads may copy or
+// not.
 func (e *encoder) AppendReferring(b []byte, payloads *raftmux.Payloads) []byte {
 	h, m := &e.header, e.message
-	b = appendField(b, tagRegionID, h.RegionID)
-	b = appendPair(b, tagFromPeer, h.From.ID, h.From.StoreID)
-	b = appendPair(b, tagToPeer, h.To.ID, h.To.StoreID)
+	b, i := extend(b, e.size-e.payloads), len(b)
+	i = wire.PutNumber(b, i, tagRegionID, h.RegionID)
+	i = wire.PutPair(b, i, tagFromPeer, h.From.ID, h.From.StoreID)
+	i = wire.PutPair(b, i, tagToPeer, h.To.ID, h.To.StoreID)
 
-	b = append(b, tagMessage)
-	b = binary.AppendUvarint(b, uint64(e.messageSize))
-	b = appendField(b, tagType, uint64(m.GetType()))
-	b = appendField(b, tagTo, m.GetTo())
-	b = appendField(b, tagFrom, m.GetFrom())
-	b = appendField(b, tagTerm, m.GetTerm())
-	b = appendField(b, tagLogTerm, m.GetLogTerm())
-	b = appendField(b, tagIndex, m.GetIndex())
-	for i, entry := range m.Entries {
-		b = append(b, tagEntry)
-		b = binary.AppendUvarint(b, uint64(e.entrySizes[i]))
-		b = appendField(b, tagEntryType, uint64(entry.GetType()))
-		b = appendField(b, tagEntryTerm, entry.GetTerm())
-		b = appendField(b, tagEntryIndex, entry.GetIndex())
+	b[i] = tagMessage
+	i = wire.PutVarint(b, i+1, uint64(e.messageSize))
+	i = wire.PutNumber(b, i, tagType, uint64(m.GetType()))
+	i = wire.PutNumber(b, i, tagTo, m.GetTo())
+	i = wire.PutNumber(b, i, tagFrom, m.GetFrom())
+	i = wire.PutNumber(b, i, tagTerm, m.GetTerm())
+	i = wire.PutNumber(b, i, tagLogTerm, m.GetLogTerm())
+	i = wire.PutNumber(b, i, tagIndex, m.GetIndex())
+	for k, entry := range m.Entries {
+		b[i] = tagEntry
+		i = wire.PutVarint(b, i+1, uint64(e.entrySizes[k]))
+		i = wire.PutNumber(b, i, tagEntryType, uint64(entry.GetType()))
+		i = wire.PutNumber(b, i, tagEntryTerm, entry.GetTerm())
+		i = wire.PutNumber(b, i, tagEntryIndex, entry.GetIndex())
 		if data := entry.GetData(); len(data) > 0 {
-			b = binary.AppendUvarint(append(b, tagEntryData), uint64(len(data)))
-			b = payloads.Append(b, data)
+			b[i] = tagEntryData
+			i = wire.PutVarint(b, i+1, uint64(len(data)))
+			left := len(b) - i
+			b = payloads.Append(b[:i], data)
+			b, i = extend(b, left), len(b)
 		}
 	}
-	b = appendField(b, tagCommit, m.GetCommit())
+	i = wire.PutNumber(b, i, tagCommit, m.GetCommit())
 	if m.Snapshot != nil {
-		b = e.appendSnapshot(b, m.Snapshot)
+		i = e.putSnapshot(b, i, m.Snapshot)
 	}
-	if m.GetReject() {
-		b = append(b, tagReject, 1)
-	}
-	b = appendField(b, tagRejectHint, m.GetRejectHint())
-	b = appendBytes(b, tagContext, m.GetContext())
+	i = wire.PutFlag(b, i, tagReject, m.GetReject())
+	i = wire.PutNumber(b, i, tagRejectHint, m.GetRejectHint())
+	i = wire.PutBytes(b, i, tagContext, m.GetContext())
 
-	return appendPair(b, tagEpoch, h.Epoch.ConfVer, h.Epoch.Version)
+	return b[:wire.PutPair(b, i, tagEpoch, h.Epoch.ConfVer, h.Epoch.Version)]
 }
 
-func (e *encoder) appendSnapshot(b []byte, snapshot *raftpb.Snapshot) []byte {
-	b = append(b, tagSnapshot)
-	b = binary.AppendUvarint(b, uint64(e.snapshotSize))
-	b = appendBytes(b, tagSnapshotData, snapshot.GetData())
+func (e *encoder) putSnapshot(b []byte, i int, snapshot *raftpb.Snapshot) int {
+	b[i] = tagSnapshot
+	i = wire.PutVarint(b, i+1, uint64(e.snapshotSize))
+	i = wire.PutBytes(b, i, tagSnapshotData, snapshot.GetData())
 	metadata := snapshot.GetMetadata()
 	if metadata == nil {
-		return b
+		return i
 	}
-	b = append(b, tagSnapshotMetadata)
-	b = binary.AppendUvarint(b, uint64(e.metadataSize))
+	b[i] = tagSnapshotMetadata
+	i = wire.PutVarint(b, i+1, uint64(e.metadataSize))
 	if state := metadata.GetConfState(); state != nil {
-		b = append(b, tagMetadataState)
-		b = binary.AppendUvarint(b, uint64(e.stateSize))
-		b = appendPacked(b, tagVoters, state.Voters)
-		b = appendPacked(b, tagLearners, state.Learners)
-		b = appendPacked(b, tagVotersOutgoing, state.VotersOutgoing)
-		b = appendPacked(b, tagLearnersNext, state.LearnersNext)
-		if state.GetAutoLeave() {
-			b = append(b, tagAutoLeave, 1)
-		}
+		b[i] = tagMetadataState
+		i = wire.PutVarint(b, i+1, uint64(e.stateSize))
+		i = putPacked(b, i, tagVoters, state.Voters)
+		i = putPacked(b, i, tagLearners, state.Learners)
+		i = putPacked(b, i, tagVotersOutgoing, state.VotersOutgoing)
+		i = putPacked(b, i, tagLearnersNext, state.LearnersNext)
+		i = wire.PutFlag(b, i, tagAutoLeave, state.GetAutoLeave())
 	}
-	b = appendField(b, tagMetadataIndex, metadata.GetIndex())
-	return appendField(b, tagMetadataTerm, metadata.GetTerm())
+	i = wire.PutNumber(b, i, tagMetadataIndex, metadata.GetIndex())
+	return wire.PutNumber(b, i, tagMetadataTerm, metadata.GetTerm())
 }
 
-// sizeOfVarint is the number of bytes of a varint.
-func sizeOfVarint(value uint64) int { return (bits.Len64(value|1) + 6) / 7 }
-
-// sizeOfField is the size of a scalar with its tag, which is left out for 0.
-func sizeOfField(value uint64) int {
-	if value == 0 {
-		return 0
-	}
-	return 1 + sizeOfVarint(value)
-}
-
-// sizeOfBytes is the size of n bytes with their tag and length.
-func sizeOfBytes(n int) int { return 1 + sizeOfVarint(uint64(n)) + n }
-
-// sizeOfOptional is sizeOfBytes where no bytes are left out.
-func sizeOfOptional(n int) int {
-	if n == 0 {
-		return 0
-	}
-	return sizeOfBytes(n)
-}
+// extend makes b longer.
+func extend(b []byte, by int) []byte { return slices.Grow(b, by)[:len(b)+by] }
 
 // sizeOfPair is the size of a message of two scalars, fields 1 and 2: at most 22
 // bytes, so its length always takes one byte.
-func sizeOfPair(first, second uint64) int { return sizeOfField(first) + sizeOfField(second) }
+func sizeOfPair(first, second uint64) int { return wire.NumberSize(first) + wire.NumberSize(second) }
 
 func sizeOfPacked(values []uint64) int {
 	size := 0
 	for _, value := range values {
-		size += sizeOfVarint(value)
+		size += wire.VarintSize(value)
 	}
 	return size
 }
 
-func appendField(b []byte, tag byte, value uint64) []byte {
-	if value == 0 {
-		return b
-	}
-	if value < 0x80 {
-		return append(b, tag, byte(value))
-	}
-	return binary.AppendUvarint(append(b, tag), value)
-}
-
-func appendBytes(b []byte, tag byte, value []byte) []byte {
-	if len(value) == 0 {
-		return b
-	}
-	b = binary.AppendUvarint(append(b, tag), uint64(len(value)))
-	return append(b, value...)
-}
-
-func appendPair(b []byte, tag byte, first, second uint64) []byte {
-	b = append(b, tag, byte(sizeOfPair(first, second)))
-	b = appendField(b, tagPeerID, first)
-	return appendField(b, tagPeerStore, second)
-}
-
-func appendPacked(b []byte, tag byte, values []uint64) []byte {
+func putPacked(b []byte, i int, tag byte, values []uint64) int {
 	size := sizeOfPacked(values)
 	if size == 0 {
-		return b
+		return i
 	}
-	b = binary.AppendUvarint(append(b, tag), uint64(size))
+	b[i] = tag
+	i = wire.PutVarint(b, i+1, uint64(size))
 	for _, value := range values {
-		b = binary.AppendUvarint(b, value)
+		i = wire.PutVarint(b, i, value)
 	}
-	return b
+	return i
 }

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/raftmux/raftmux"
+	"github.com/raftmux/raftmux/internal/wire"
 )
 
 // FuzzDecode compares with kvproto. A message that the receiver finds malformed
@@ -179,6 +180,13 @@ func FuzzStep(f *testing.F) {
 		}
 		run(steps)
 	})
+}
+
+func appendPair(b []byte, tag byte, first, second uint64) []byte {
+	start := len(b)
+	b = extend(b, 2+sizeOfPair(first, second))
+	wire.PutPair(b, start, tag, first, second)
+	return b
 }
 
 // decodeBody puts a body where a receiver finds it.

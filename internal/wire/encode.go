@@ -36,11 +36,11 @@ func (e *MessageEncoder) Measure(m *raft_serverpb.RaftMessage) (size int, ok boo
 		return 0, false
 	}
 	e.message = m
-	e.size = numberSize(m.RegionId) +
-		2 + numberSize(m.FromPeer.Id) + numberSize(m.FromPeer.StoreId) +
-		2 + numberSize(m.ToPeer.Id) + numberSize(m.ToPeer.StoreId) +
-		delimitedSize(e.raft) +
-		2 + numberSize(m.RegionEpoch.ConfVer) + numberSize(m.RegionEpoch.Version)
+	e.size = NumberSize(m.RegionId) +
+		2 + NumberSize(m.FromPeer.Id) + NumberSize(m.FromPeer.StoreId) +
+		2 + NumberSize(m.ToPeer.Id) + NumberSize(m.ToPeer.StoreId) +
+		DelimitedSize(e.raft) +
+		2 + NumberSize(m.RegionEpoch.ConfVer) + NumberSize(m.RegionEpoch.Version)
 	return e.size, true
 }
 
@@ -55,18 +55,18 @@ func (e *MessageEncoder) measureRaft(m *eraftpb.Message) bool {
 		m.MsgType < 0 || m.XXX_unrecognized != nil {
 		return false
 	}
-	e.raft = numberSize(uint64(m.MsgType)) + numberSize(m.To) + numberSize(m.From) + numberSize(m.Term) +
-		numberSize(m.LogTerm) + numberSize(m.Index) + numberSize(m.Commit) +
-		flagSize(m.Reject) + numberSize(m.RejectHint) + bytesSize(len(m.Context))
+	e.raft = NumberSize(uint64(m.MsgType)) + NumberSize(m.To) + NumberSize(m.From) + NumberSize(m.Term) +
+		NumberSize(m.LogTerm) + NumberSize(m.Index) + NumberSize(m.Commit) +
+		FlagSize(m.Reject) + NumberSize(m.RejectHint) + BytesSize(len(m.Context))
 	e.entries = e.entries[:0]
 	for _, entry := range m.Entries {
 		if entry == nil || entry.SyncLog || entry.EntryType < 0 || entry.XXX_unrecognized != nil {
 			return false
 		}
-		size := numberSize(uint64(entry.EntryType)) + numberSize(entry.Term) + numberSize(entry.Index) +
-			bytesSize(len(entry.Data)) + bytesSize(len(entry.Context))
+		size := NumberSize(uint64(entry.EntryType)) + NumberSize(entry.Term) + NumberSize(entry.Index) +
+			BytesSize(len(entry.Data)) + BytesSize(len(entry.Context))
 		e.entries = append(e.entries, size)
-		e.raft += delimitedSize(size)
+		e.raft += DelimitedSize(size)
 	}
 	return true
 }
@@ -77,38 +77,35 @@ func (e *MessageEncoder) measureRaft(m *eraftpb.Message) bool {
 func (e *MessageEncoder) AppendTo(b []byte) []byte {
 	m, i := e.message, len(b)
 	b = slices.Grow(b, e.size)[:i+e.size]
-	i = putNumber(b, i, 1<<3, m.RegionId)
-	i = putPair(b, i, 2<<3|wireBytes, m.FromPeer.Id, m.FromPeer.StoreId)
-	i = putPair(b, i, 3<<3|wireBytes, m.ToPeer.Id, m.ToPeer.StoreId)
+	i = PutNumber(b, i, 1<<3, m.RegionId)
+	i = PutPair(b, i, 2<<3|wireBytes, m.FromPeer.Id, m.FromPeer.StoreId)
+	i = PutPair(b, i, 3<<3|wireBytes, m.ToPeer.Id, m.ToPeer.StoreId)
 	b[i] = 4<<3 | wireBytes
-	i = putVarint(b, i+1, uint64(e.raft))
+	i = PutVarint(b, i+1, uint64(e.raft))
 	i = e.putRaft(b, i, m.Message)
-	return b[:putPair(b, i, 5<<3|wireBytes, m.RegionEpoch.ConfVer, m.RegionEpoch.Version)]
+	return b[:PutPair(b, i, 5<<3|wireBytes, m.RegionEpoch.ConfVer, m.RegionEpoch.Version)]
 }
 
 func (e *MessageEncoder) putRaft(b []byte, i int, m *eraftpb.Message) int {
-	i = putNumber(b, i, 1<<3, uint64(m.MsgType))
-	i = putNumber(b, i, 2<<3, m.To)
-	i = putNumber(b, i, 3<<3, m.From)
-	i = putNumber(b, i, 4<<3, m.Term)
-	i = putNumber(b, i, 5<<3, m.LogTerm)
-	i = putNumber(b, i, 6<<3, m.Index)
+	i = PutNumber(b, i, 1<<3, uint64(m.MsgType))
+	i = PutNumber(b, i, 2<<3, m.To)
+	i = PutNumber(b, i, 3<<3, m.From)
+	i = PutNumber(b, i, 4<<3, m.Term)
+	i = PutNumber(b, i, 5<<3, m.LogTerm)
+	i = PutNumber(b, i, 6<<3, m.Index)
 	for k, entry := range m.Entries {
 		b[i] = entryTag
-		i = putVarint(b, i+1, uint64(e.entries[k]))
-		i = putNumber(b, i, 1<<3, uint64(entry.EntryType))
-		i = putNumber(b, i, 2<<3, entry.Term)
-		i = putNumber(b, i, 3<<3, entry.Index)
-		i = putBytes(b, i, 4<<3|wireBytes, entry.Data)
-		i = putBytes(b, i, 6<<3|wireBytes, entry.Context)
+		i = PutVarint(b, i+1, uint64(e.entries[k]))
+		i = PutNumber(b, i, 1<<3, uint64(entry.EntryType))
+		i = PutNumber(b, i, 2<<3, entry.Term)
+		i = PutNumber(b, i, 3<<3, entry.Index)
+		i = PutBytes(b, i, 4<<3|wireBytes, entry.Data)
+		i = PutBytes(b, i, 6<<3|wireBytes, entry.Context)
 	}
-	i = putNumber(b, i, 8<<3, m.Commit)
-	if m.Reject {
-		b[i], b[i+1] = 10<<3, 1
-		i += 2
-	}
-	i = putNumber(b, i, 11<<3, m.RejectHint)
-	return putBytes(b, i, 12<<3|wireBytes, m.Context)
+	i = PutNumber(b, i, 8<<3, m.Commit)
+	i = PutFlag(b, i, 10<<3, m.Reject)
+	i = PutNumber(b, i, 11<<3, m.RejectHint)
+	return PutBytes(b, i, 12<<3|wireBytes, m.Context)
 }
 
 // Reset lets go of the message.
@@ -117,70 +114,4 @@ func (e *MessageEncoder) Reset() {
 	if cap(e.entries) > maxKeptEntries {
 		e.entries = nil
 	}
-}
-
-// numberSize is the size of a number's field; zero is left out.
-func numberSize(v uint64) int {
-	if v == 0 {
-		return 0
-	}
-	return 1 + varintSize(v)
-}
-
-func flagSize(v bool) int {
-	if v {
-		return 2
-	}
-	return 0
-}
-
-// delimitedSize is the size of a field with a body of n bytes.
-func delimitedSize(n int) int { return 1 + varintSize(uint64(n)) + n }
-
-// bytesSize is the size of a field of n bytes; none are left out.
-func bytesSize(n int) int {
-	if n == 0 {
-		return 0
-	}
-	return delimitedSize(n)
-}
-
-// The put functions write at b[i] and return the index behind what they wrote.
-
-func putVarint(b []byte, i int, v uint64) int {
-	for v >= 0x80 {
-		b[i] = byte(v) | 0x80
-		v >>= 7
-		i++
-	}
-	b[i] = byte(v)
-	return i + 1
-}
-
-func putNumber(b []byte, i int, tag byte, v uint64) int {
-	if v == 0 {
-		return i
-	}
-	b[i] = tag
-	return putVarint(b, i+1, v)
-}
-
-func putBytes(b []byte, i int, tag byte, value []byte) int {
-	if len(value) == 0 {
-		return i
-	}
-	b[i] = tag
-	i = putVarint(b, i+1, uint64(len(value)))
-	return i + copy(b[i:], value)
-}
-
-// putPair writes a message of two numbers, fields 1 and 2, whose length has
-// one byte.
-func putPair(b []byte, i int, tag byte, one, two uint64) int {
-	b[i] = tag
-	start := i + 2
-	i = putNumber(b, start, 1<<3, one)
-	i = putNumber(b, i, 2<<3, two)
-	b[start-1] = byte(i - start)
-	return i
 }

@@ -3,7 +3,6 @@ package wire
 import (
 	"errors"
 	"fmt"
-	"math/bits"
 )
 
 const (
@@ -18,12 +17,9 @@ const (
 // MaxObservedTimeSize is the most that AppendObservedTime appends.
 const MaxObservedTimeSize = 1 + 10
 
-// varintSize is the length of v as a varint.
-func varintSize(v uint64) int { return (9*bits.Len64(v|1) + 64) / 64 }
-
 // FrameHeaderSize is the exact size of what stands in a batch before a message
 // whose body is that many bytes: its tag and its length.
-func FrameHeaderSize(body int) int { return 1 + varintSize(uint64(body)) }
+func FrameHeaderSize(body int) int { return 1 + VarintSize(uint64(body)) }
 
 // FrameSize is the exact size that a message whose body is that many bytes
 // takes in a batch: tag, length and body.

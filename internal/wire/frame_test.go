@@ -141,7 +141,7 @@ func TestReadFramesAllocatesNothing(t *testing.T) {
 func TestVarintSize(t *testing.T) {
 	for shift := range 64 {
 		for _, v := range []uint64{1<<shift - 1, 1 << shift, 1<<shift + 1} {
-			if got, want := varintSize(v), len(binary.AppendUvarint(nil, v)); got != want {
+			if got, want := VarintSize(v), len(binary.AppendUvarint(nil, v)); got != want {
 				t.Errorf("%d takes %d bytes, not %d", v, want, got)
 			}
 		}

@@ -22,8 +22,8 @@ func TestUvarint(t *testing.T) {
 				t.Fatalf("%x: cut at %d, read up to %d", b, cut, i)
 			}
 		}
-		if varintSize(v) != end-len(before) || !bytes.Equal(appendVarint(bytes.Clone(before), v), b) {
-			t.Fatalf("%d: size %d", v, varintSize(v))
+		if VarintSize(v) != end-len(before) || !bytes.Equal(appendVarint(bytes.Clone(before), v), b) {
+			t.Fatalf("%d: size %d", v, VarintSize(v))
 		}
 	})
 	if _, i := uvarint([]byte{1}, overrun); i != overrun {
