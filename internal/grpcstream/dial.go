@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,8 +22,7 @@ import (
 	"github.com/raftmux/raftmux/internal/wire"
 )
 
-// What is written at once. gRPC has the buffer from a pool, and only while
-// something is on its way.
+// gRPC has its write buffers from a pool, and only while something is on its way.
 const (
 	// writeBufferSize is as much as the kernel hands on as one segment, which is
 	// 64 KiB without headers. A write of 64 KiB, or of twice that, ends in a small
@@ -31,6 +31,10 @@ const (
 	// secureWriteBufferSize is a whole number of TLS records: each is a write of
 	// its own, so that a larger buffer means only that fewer are cut short.
 	secureWriteBufferSize = 128 << 10
+	// secureReadBufferSize is small, for gRPC keeps the read buffer of a secure
+	// connection even while nothing comes, and has 32 KiB by itself. What comes is
+	// headers and window updates, and TLS has read them ahead.
+	secureReadBufferSize = 1 << 10
 )
 
 // Options configures a Transport. All fields are mandatory, but for Credentials
@@ -168,12 +172,7 @@ func (l *link) awaitReady(ctx context.Context) error {
 
 func (t *Transport) dialOptions() []grpc.DialOption {
 	o := t.options
-	transport, writeBuffer := o.Credentials, secureWriteBufferSize
-	if transport == nil {
-		transport, writeBuffer = insecure.NewCredentials(), writeBufferSize
-	}
 	options := []grpc.DialOption{
-		grpc.WithTransportCredentials(transport),
 		grpc.WithNoProxy(),
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),
@@ -186,10 +185,24 @@ func (t *Transport) dialOptions() []grpc.DialOption {
 			Time:    o.KeepaliveTime,
 			Timeout: o.KeepaliveTimeout,
 		}),
-		grpc.WithWriteBufferSize(writeBuffer),
 		// Both windows, or the connection's stays at 64 KiB.
 		grpc.WithInitialWindowSize(int32(o.WindowSize)),
 		grpc.WithInitialConnWindowSize(int32(o.WindowSize)),
 	}
-	return append(options, o.DialOptions...)
+	return slices.Concat(options, secured(o.Credentials), o.DialOptions)
+}
+
+// secured returns the options that depend on whether the connections are.
+func secured(transport credentials.TransportCredentials) []grpc.DialOption {
+	if transport == nil {
+		return []grpc.DialOption{
+			grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithWriteBufferSize(writeBufferSize),
+		}
+	}
+	return []grpc.DialOption{
+		grpc.WithTransportCredentials(transport),
+		grpc.WithWriteBufferSize(secureWriteBufferSize),
+		grpc.WithReadBufferSize(secureReadBufferSize),
+	}
 }
