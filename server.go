@@ -33,6 +33,10 @@ const readBufferSize = 64 << 10
 // codec, windows and a size limit for batches, and patience with the keepalive
 // pings of peers on streams that the server never writes to. Other services on
 // the same grpc.Server work as they do without it.
+//
+// Over TLS gRPC keeps the read buffer of each connection, 64 KiB by these options. A
+// store with many peers has less memory in use, at the same speed, if it appends
+// grpc.ReadBufferSize(16 << 10).
 func GRPCServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(wire.Codec{}),
