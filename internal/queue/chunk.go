@@ -96,9 +96,10 @@ func (c *chunk) note(message *Message) {
 }
 
 // expected returns for how many more frames of a size a chunk has room, or some of
-// them: a chunk of large messages grows its records once.
+// them: a chunk of large messages grows its records once, and one that may be sent
+// after a single heartbeat has no room for a hundred.
 func (c *chunk) expected(size int) int {
-	const atMost = 64
+	const atMost = 16
 	return min(1+(cap(c.data)-len(c.data))/size, atMost)
 }
 
