@@ -130,7 +130,8 @@ type ClientOptions struct {
 	// can: gRPC detects a dead peer faster on one. Default net.Dialer.
 	Dialer func(ctx context.Context, address string) (net.Conn, error)
 	// DialOptions are added to those of every connection. A dialer among them
-	// is ignored; see Dialer.
+	// is ignored; see Dialer. Credentials belong in Credentials, which decide on the
+	// sizes of buffers.
 	DialOptions []grpc.DialOption
 
 	// Registerer takes the metrics. Default none.

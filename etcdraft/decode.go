@@ -121,12 +121,12 @@ func decodePair(b []byte, first, second *uint64) error {
 			return errMalformed
 		}
 		switch tag {
-		case tagPeerID:
+		case tagFirst:
 			*first = value
-		case tagPeerStore:
+		case tagSecond:
 			*second = value
 		default:
-			if err := passOver(tag, tagPeerStore); err != nil {
+			if err := passOver(tag, tagSecond); err != nil {
 				return err
 			}
 		}

@@ -12,15 +12,15 @@ import (
 // Tags of raft_serverpb.RaftMessage and what it holds: the field's number times
 // eight, plus 0 for a varint and 2 for bytes.
 const (
-	tagRegionID  = 1 << 3
-	tagFromPeer  = 2<<3 | 2
-	tagToPeer    = 3<<3 | 2
-	tagMessage   = 4<<3 | 2
-	tagEpoch     = 5<<3 | 2
-	tagPeerID    = 1 << 3
-	tagPeerStore = 2 << 3
-	tagConfVer   = 1 << 3
-	tagVersion   = 2 << 3
+	tagRegionID = 1 << 3
+	tagFromPeer = 2<<3 | 2
+	tagToPeer   = 3<<3 | 2
+	tagMessage  = 4<<3 | 2
+	tagEpoch    = 5<<3 | 2
+
+	// What a peer and an epoch hold: two scalars each.
+	tagFirst  = 1 << 3
+	tagSecond = 2 << 3
 
 	// eraftpb.Message; raftpb.Message has the same up to 12.
 	tagType       = 1 << 3
@@ -60,8 +60,8 @@ var _ raftmux.PayloadEncoder = (*encoder)(nil)
 const maxKeptSizes = 4096
 
 // encoder writes one message as a raft_serverpb.RaftMessage. It is used again
-// for the next: set measures, once, and AppendTo writes by what was measured, and
-// panics if the message has grown since.
+// for the next: set measures, once, and AppendTo writes by what was measured. If the
+// message has changed since, it may panic, or write another size.
 type encoder struct {
 	header  Header
 	message *raftpb.Message
@@ -146,9 +146,9 @@ func (e *encoder) PayloadBytes(atLeast int) (bytes int) {
 // AppendTo implements raftmux.Encoder.
 func (e *encoder) AppendTo(b []byte) []byte { return e.AppendReferring(b, nil) }
 
-// AppendReferring implements raftmux.PayloadEncoder. Behind b there always is room
-// for all that is still to come but the entries' data, which payloads may copy or
-// not.
+// AppendReferring implements raftmux.PayloadEncoder. b always ends with room, from i
+// on, for all that is still to come but the entries' data, which payloads may copy
+// or not.
 func (e *encoder) AppendReferring(b []byte, payloads *raftmux.Payloads) []byte {
 	h, m := &e.header, e.message
 	b, i := extend(b, e.size-e.payloads), len(b)

@@ -13,7 +13,7 @@ type entryFields struct {
 }
 
 // next parses the first entry in rest, of which there is one, and returns what
-// follows it. Where fields end in rest was looked at before.
+// follows it. rest is what fields.scan has accepted, so each field ends within it.
 func (e *entryFields) next(rest []byte) (behind []byte, err error) {
 	tag, value, next := field(rest, 0)
 	for tag != tagEntry {

@@ -18,11 +18,13 @@ const (
 // overrun is the end of a field that is malformed, or longer than the message.
 const overrun = math.MaxInt
 
-// field reads the field that begins at b[i], which exists: its tag, the index
-// behind it, and for a scalar its value, for bytes how many they are, just
-// before next. Other kinds of fields have no value. next is beyond b if the field
-// is malformed. It is one call for a field, which costs as much as reading most of
-// them.
+// field reads the field that begins at b[i], which must exist: its tag, its value,
+// and the index behind it, which is beyond b if the field is malformed. The value of
+// bytes is their number: they are b[next-int(value):next]. A field that is neither a
+// scalar nor bytes has none.
+//
+// It is one call for the tag and what follows, for a call costs as much as
+// reading most fields.
 func field(b []byte, i int) (tag, value uint64, next int) {
 	tag, next = uint64(b[i]), i+1
 	if tag-leastTag >= 0x80-leastTag { // longer than a byte, or none at all
@@ -66,7 +68,9 @@ func otherField(b []byte, tag uint64, i int) (next int) {
 	return i + n
 }
 
-// varint reads the varint at b[i], and returns the index behind it.
+// varint reads the varint at b[i], and returns the index behind it. One of more than
+// 64 bits is malformed, as it is for google's protobuf; gogo's code, and with it
+// internal/wire, takes it.
 func varint(b []byte, i int) (value uint64, next int) {
 	value, n := binary.Uvarint(b[i:])
 	if n <= 0 {
@@ -75,9 +79,9 @@ func varint(b []byte, i int) (value uint64, next int) {
 	return value, i + n
 }
 
-// passOver is for a field of another tag than those that are known, of which last
-// is the greatest: an unknown field is none of ours, a known one of the wrong type
-// is an error.
+// passOver is for a field that has none of the known tags, whose numbers are all
+// those from 1 to last's: an unknown field is none of ours, a known one of the wrong
+// type is an error.
 func passOver(tag, last uint64) error {
 	if tag>>3 <= last>>3 {
 		return errWireType

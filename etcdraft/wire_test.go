@@ -1,8 +1,12 @@
 package etcdraft
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
+	"math"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/pingcap/kvproto/pkg/eraftpb"
@@ -86,8 +90,8 @@ func TestReceiveForeignFields(t *testing.T) {
 		body = protowire.AppendFixed64(body, 1)
 	}
 	var data []byte
-	data = append(data, tagToPeer, 2, tagPeerID, 2)
-	data = append(data, tagFromPeer, 2, tagPeerID, 1)
+	data = append(data, tagToPeer, 2, tagFirst, 2)
+	data = append(data, tagFromPeer, 2, tagFirst, 1)
 	data = protowire.AppendTag(data, 7, protowire.BytesType) // start_key
 	data = protowire.AppendBytes(data, []byte("a"))
 	data = protowire.AppendTag(data, 10, protowire.BytesType) // extra_msg, not parsed
@@ -126,22 +130,17 @@ func TestReceiveBadMessages(t *testing.T) {
 		return data
 	}
 	bad := map[string][]byte{
-		"empty":            {},
-		"cut":              good[:len(good)-1],
-		"garbage":          []byte("garbage"),
-		"no message":       with(func(m *raft_serverpb.RaftMessage) { m.Message = nil; m.IsTombstone = true }),
-		"two messages":     append(good[:len(good):len(good)], good...),
-		"another to":       with(func(m *raft_serverpb.RaftMessage) { m.ToPeer.Id++ }),
-		"another from":     with(func(m *raft_serverpb.RaftMessage) { m.FromPeer.Id++ }),
-		"no from":          with(func(m *raft_serverpb.RaftMessage) { m.FromPeer = nil }),
-		"a local type":     with(func(m *raft_serverpb.RaftMessage) { m.Message.MsgType = eraftpb.MessageType_MsgHup }),
-		"a negative type":  with(func(m *raft_serverpb.RaftMessage) { m.Message.MsgType = -1 }),
-		"a gap":            with(func(m *raft_serverpb.RaftMessage) { m.Message.Index-- }),
-		"a wrong type":     {tagRegionID | 2, 0},
-		"a length too far": {tagMessage, 0xff, 0xff, 0xff, 0xff, 0x7f},
-		"a long varint":    {tagRegionID, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f},
-		"an end of group":  {7<<3 | 4},
-		"field 0":          {0},
+		"empty":           {},
+		"cut":             good[:len(good)-1],
+		"garbage":         []byte("garbage"),
+		"no message":      with(func(m *raft_serverpb.RaftMessage) { m.Message = nil; m.IsTombstone = true }),
+		"two messages":    append(good[:len(good):len(good)], good...),
+		"another to":      with(func(m *raft_serverpb.RaftMessage) { m.ToPeer.Id++ }),
+		"another from":    with(func(m *raft_serverpb.RaftMessage) { m.FromPeer.Id++ }),
+		"no from":         with(func(m *raft_serverpb.RaftMessage) { m.FromPeer = nil }),
+		"a local type":    with(func(m *raft_serverpb.RaftMessage) { m.Message.MsgType = eraftpb.MessageType_MsgHup }),
+		"a negative type": with(func(m *raft_serverpb.RaftMessage) { m.Message.MsgType = -1 }),
+		"a gap":           with(func(m *raft_serverpb.RaftMessage) { m.Message.Index-- }),
 	}
 	handler := new(keeper)
 	receiver := NewReceiver(handler)()
@@ -160,6 +159,121 @@ func TestReceiveBadMessages(t *testing.T) {
 	if !errors.Is(err, raftmux.ErrInvalid) || envelope.ToStoreID != 2 || envelope.FromStoreID != 1 {
 		t.Errorf("a refused message has the envelope %+v and the error %v", envelope, err)
 	}
+}
+
+// A field that is malformed is refused wherever it is, in an otherwise good message.
+func TestReceiveMalformedFields(t *testing.T) {
+	malformed := map[string][]byte{
+		"field 0":               {0, 1},
+		"a number too large":    append(protowire.AppendVarint(nil, uint64(protowire.MaxValidNumber+1)<<3), 1),
+		"a long varint":         {14 << 3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f},
+		"a tag alone":           {1 << 3},
+		"a varint cut":          {15 << 3, 0x80},
+		"an end of group":       {15<<3 | 4},
+		"a group without end":   {15<<3 | 3, 1 << 3, 1},
+		"an unknown wire type":  {15<<3 | 6, 0},
+		"4 bytes cut":           {15<<3 | 5, 1, 2, 3},
+		"8 bytes cut":           {15<<3 | 1, 1, 2, 3},
+		"a length cut":          {15<<3 | 2, 0x80},
+		"a length one too far":  {15<<3 | 2, 2, 0},
+		"a length of 2^63":      protowire.AppendVarint([]byte{15<<3 | 2}, 1<<63),
+		"a length of 2^64 - 1":  protowire.AppendVarint([]byte{15<<3 | 2}, math.MaxUint64),
+		"a length of 2^64 - 11": protowire.AppendVarint([]byte{15<<3 | 2}, math.MaxUint64-10),
+	}
+	for _, number := range []byte{2, 3, 4, 5, 7, 9, 12} {
+		for _, length := range []uint64{1 << 20, 1 << 63, math.MaxUint64 - 10} {
+			malformed[fmt.Sprintf("a length of %d in field %d", length, number)] = protowire.AppendVarint([]byte{number<<3 | 2}, length)
+		}
+	}
+	for name, field := range malformed {
+		for place, data := range inside(field) {
+			if _, _, _, err := decodeBy(new(decoder), data); !errors.Is(err, errMalformed) && !errors.Is(err, errWireType) {
+				t.Errorf("%s %s: %v", name, place, err)
+			}
+		}
+	}
+}
+
+// A known field of another type than its own is refused; kvproto does the same.
+func TestReceiveWrongTypes(t *testing.T) {
+	values := map[protowire.Type][]byte{
+		protowire.VarintType:     {1},
+		protowire.Fixed64Type:    make([]byte, 8),
+		protowire.BytesType:      {0},
+		protowire.StartGroupType: nil, // and its end
+		protowire.Fixed32Type:    make([]byte, 4),
+	}
+	// The types of the known fields by their numbers, from 1 on.
+	types := map[string]string{"in the message": "vbbbb", "in a peer": "vv", "in the body": "vvvvvvbvbvvb", "in an entry": "vvvb"}
+	for place, all := range types {
+		for i, right := range all {
+			number := protowire.Number(i + 1)
+			for kind, value := range values {
+				if right == 'v' && kind == protowire.VarintType || right == 'b' && kind == protowire.BytesType {
+					continue
+				}
+				field := append(protowire.AppendTag(nil, number, kind), value...)
+				if kind == protowire.StartGroupType {
+					field = protowire.AppendTag(field, number, protowire.EndGroupType)
+				}
+				data := inside(field)[place]
+				if _, _, _, err := decodeBy(new(decoder), data); !errors.Is(err, errWireType) {
+					t.Errorf("field %d of type %d %s: %v", number, kind, place, err)
+				}
+				if new(raft_serverpb.RaftMessage).Unmarshal(data) == nil {
+					t.Errorf("field %d of type %d %s: kvproto takes it", number, kind, place)
+				}
+			}
+		}
+	}
+}
+
+// inside returns good messages that have one more field, by where they have it.
+func inside(field []byte) map[string][]byte {
+	good := encode(simpleHeader, simple(raftpb.MsgApp, 10))
+	embed := func(tag byte, field []byte) []byte {
+		return protowire.AppendBytes([]byte{tag}, field)
+	}
+	entry := embed(tagEntry, field)
+	// A second Raft message would be refused for that, so it has the first's place.
+	body := func(field []byte) []byte {
+		m := toKVProto(simpleHeader, simple(raftpb.MsgApp, 10))
+		raft, err := m.Message.Marshal()
+		must(err)
+		m.Message = nil
+		rest, err := m.Marshal()
+		must(err)
+		return append(rest, embed(tagMessage, append(raft, field...))...)
+	}
+	return map[string][]byte{
+		"in the message": slices.Concat(good, field),
+		"in a peer":      slices.Concat(good, embed(tagToPeer, field)),
+		"in the body":    body(field),
+		"in an entry":    body(entry),
+	}
+}
+
+// AppendTo leaves what is in front of the message as it is, and what is behind it,
+// whether the buffer has the room or not.
+func TestAppendToAnyBuffer(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		sent := message(rapid.SampledFrom(kinds).Draw(t, "kind")).Draw(t, "message")
+		header := headerFor(t, sent)
+		want := encode(header, sent)
+		var e encoder
+		e.set(header, sent)
+		for _, room := range []int{0, 1, len(want) / 2, len(want) - 1, len(want), len(want) + 64} {
+			memory := bytes.Repeat([]byte{0xaa}, 10+len(want)+64)
+			got := e.AppendTo(memory[: 10 : 10+room])
+			if !bytes.Equal(got[10:], want) || e.Size() != len(want) {
+				t.Fatalf("room for %d of %d: %x, want %x", room, len(want), got[10:], want)
+			}
+			behind := memory[10+min(room, len(want)):]
+			if bytes.Count(memory[:10], []byte{0xaa}) != 10 || bytes.Count(behind, []byte{0xaa}) != len(behind) {
+				t.Fatalf("room for %d of %d: something else was written to", room, len(want))
+			}
+		}
+	})
 }
 
 // C22: a batch reaches the host in order; what it refuses is counted.

@@ -22,19 +22,20 @@ import (
 	"github.com/raftmux/raftmux/internal/wire"
 )
 
-// gRPC has its write buffers from a pool, and only while something is on its way.
+// What a connection writes and reads at once. gRPC has write buffers from a pool,
+// and only while something is on its way.
 const (
 	// writeBufferSize is as much as the kernel hands on as one segment, which is
 	// 64 KiB without headers. A write of 64 KiB, or of twice that, ends in a small
 	// segment of its own, and costs a fifth more.
 	writeBufferSize = 60 << 10
-	// secureWriteBufferSize is a whole number of TLS records: each is a write of
+	// tlsWriteBufferSize is a whole number of TLS records: each is a write of
 	// its own, so that a larger buffer means only that fewer are cut short.
-	secureWriteBufferSize = 128 << 10
-	// secureReadBufferSize is small, for gRPC keeps the read buffer of a secure
-	// connection even while nothing comes, and has 32 KiB by itself. What comes is
+	tlsWriteBufferSize = 128 << 10
+	// tlsReadBufferSize is small, for gRPC keeps the read buffer of a connection
+	// over TLS even while nothing comes, and has 32 KiB by itself. What comes is
 	// headers and window updates, and TLS has read them ahead.
-	secureReadBufferSize = 1 << 10
+	tlsReadBufferSize = 1 << 10
 )
 
 // Options configures a Transport. All fields are mandatory, but for Credentials
@@ -189,20 +190,21 @@ func (t *Transport) dialOptions() []grpc.DialOption {
 		grpc.WithInitialWindowSize(int32(o.WindowSize)),
 		grpc.WithInitialConnWindowSize(int32(o.WindowSize)),
 	}
-	return slices.Concat(options, secured(o.Credentials), o.DialOptions)
+	return slices.Concat(options, buffered(o.Credentials), o.DialOptions)
 }
 
-// secured returns the options that depend on whether the connections are.
-func secured(transport credentials.TransportCredentials) []grpc.DialOption {
+// buffered returns the credentials, nil for plaintext, and the buffers that suit
+// them. For what encrypts in a way of its own they are gRPC's.
+func buffered(transport credentials.TransportCredentials) []grpc.DialOption {
 	if transport == nil {
-		return []grpc.DialOption{
-			grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithWriteBufferSize(writeBufferSize),
-		}
+		transport = insecure.NewCredentials()
 	}
-	return []grpc.DialOption{
-		grpc.WithTransportCredentials(transport),
-		grpc.WithWriteBufferSize(secureWriteBufferSize),
-		grpc.WithReadBufferSize(secureReadBufferSize),
+	options := []grpc.DialOption{grpc.WithTransportCredentials(transport)}
+	switch transport.Info().SecurityProtocol {
+	case "insecure", "local":
+		return append(options, grpc.WithWriteBufferSize(writeBufferSize))
+	case "tls":
+		return append(options, grpc.WithWriteBufferSize(tlsWriteBufferSize), grpc.WithReadBufferSize(tlsReadBufferSize))
 	}
+	return options
 }

@@ -86,7 +86,7 @@ func (c *chunk) room(copied, referred int) bool {
 func (c *chunk) note(message *Message) {
 	n := len(c.records)
 	if n == cap(c.records) {
-		c.records = slices.Grow(c.records, c.expected(wire.FrameSize(message.Size)))
+		c.records = slices.Grow(c.records, c.expected())
 	}
 	c.records = c.records[:n+1]
 	r := &c.records[n]
@@ -95,12 +95,14 @@ func (c *chunk) note(message *Message) {
 	r.later, r.volatile, r.dropped = 0, message.Volatile, false
 }
 
-// expected returns for how many more frames of a size a chunk has room, or some of
-// them: a chunk of large messages grows its records once, and one that may be sent
-// after a single heartbeat has no room for a hundred.
-func (c *chunk) expected(size int) int {
+// expected returns how many records to make room for: that of the message at the end
+// of the data, and those of more like it that the chunk may hold, or some of them. A
+// chunk of large messages so grows its records once, and one that may be sent after
+// a single heartbeat has no room for a hundred.
+func (c *chunk) expected() int {
 	const atMost = 16
-	return min(1+(cap(c.data)-len(c.data))/size, atMost)
+	alike := (cap(c.data) - len(c.data)) * (len(c.records) + 1) / len(c.data)
+	return min(1+alike, atMost)
 }
 
 // accepted returns when the flush of record i began, to the millisecond.

@@ -83,20 +83,23 @@ func (q *Queue) Take(limits Limits) (Batch, bool) {
 type trailers struct {
 	data  []byte
 	whole mem.Buffer
-	since time.Time // the age of data
+	since time.Time // when data was made
 }
 
 const (
-	// trailersSize is above the 1 KiB up to which gRPC doesn't count references.
+	// trailersSize is for a queue that uses that much up within trailersTime. It is
+	// above the 1 KiB up to which gRPC doesn't count references.
 	trailersSize = 2 << 10
-	// rareTrailersSize is what a queue begins with, and has that sends now and
-	// then: thousands of such queues would hold the other for hours.
+	trailersTime = time.Second
+	// rareTrailersSize is for any other: thousands of those would hold the larger
+	// for hours. It is below that KiB on purpose, and left to the garbage collector.
 	rareTrailersSize = 4 * wire.MaxObservedTimeSize
 )
 
 // next returns last_observed_time, with a reference of its own.
 func (t *trailers) next(now time.Time) mem.Buffer {
-	if cap(t.data)-len(t.data) < wire.MaxObservedTimeSize {
+	stale := cap(t.data) == trailersSize && now.Sub(t.since) > trailersTime
+	if stale || cap(t.data)-len(t.data) < wire.MaxObservedTimeSize {
 		t.renew(now)
 	}
 	start := len(t.data)
@@ -109,7 +112,7 @@ func (t *trailers) renew(now time.Time) {
 		t.whole.Free()
 	}
 	size := rareTrailersSize
-	if now.Sub(t.since) < time.Second {
+	if now.Sub(t.since) <= trailersTime*time.Duration(cap(t.data))/trailersSize {
 		size = trailersSize
 	}
 	t.data, t.since = make([]byte, size), now
