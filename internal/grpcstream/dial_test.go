@@ -27,6 +27,8 @@ func TestBufferedByCredentials(t *testing.T) {
 	}
 }
 
-type own struct{ credentials.TransportCredentials }
+type own struct {
+	credentials.TransportCredentials
+}
 
 func (own) Info() credentials.ProtocolInfo { return credentials.ProtocolInfo{SecurityProtocol: "own"} }
