@@ -99,18 +99,16 @@ func (s *Sender) accept(envelope *Envelope, encoder Encoder) error {
 		return s.refuse(*envelope, ErrTooLarge, fmt.Sprintf("%d bytes, the limit is %d", size, limit))
 	}
 	err := s.send(envelope, encoder, size)
-	if err == nil {
-		return nil
-	}
 	if errors.Is(err, ErrDisconnected) && !s.buried(envelope.ToStoreID) {
 		// The store may have been removed since this Sender used it, or revived.
 		// A second time it is so.
 		s.forget(envelope.ToStoreID)
-		if err = s.send(envelope, encoder, size); err == nil {
-			return nil
-		}
+		err = s.send(envelope, encoder, size)
 	}
-	return s.refuse(*envelope, err, "")
+	if err != nil {
+		return s.refuse(*envelope, err, "")
+	}
+	return nil
 }
 
 // CountRefused counts a message that its sender refused before Send saw it, for

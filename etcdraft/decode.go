@@ -79,7 +79,6 @@ func (d *decoder) decode(data []byte, header *Header) (message *raftpb.Message, 
 
 // decodeHeader parses all but the Raft message, which it returns.
 func decodeHeader(b []byte, header *Header) (body []byte, err error) {
-	has := false
 	for i := 0; i < len(b); {
 		tag, value, next := field(b, i)
 		if next > len(b) {
@@ -93,10 +92,10 @@ func decodeHeader(b []byte, header *Header) (body []byte, err error) {
 		case tagToPeer:
 			err = decodePair(b[next-int(value):next], &header.To.ID, &header.To.StoreID)
 		case tagMessage:
-			if has {
+			if body != nil {
 				return nil, errRepeated
 			}
-			has, body = true, b[next-int(value):next]
+			body = b[next-int(value):next]
 		case tagEpoch:
 			err = decodePair(b[next-int(value):next], &header.Epoch.ConfVer, &header.Epoch.Version)
 		default:
@@ -107,7 +106,7 @@ func decodeHeader(b []byte, header *Header) (body []byte, err error) {
 		}
 		i = next
 	}
-	if !has {
+	if body == nil { // not even an empty one
 		return nil, errNoMessage
 	}
 	return body, nil

@@ -78,10 +78,10 @@ func (e *encoder) set(header Header, message *raftpb.Message) {
 	e.header, e.message = header, message
 	e.messageSize = e.measure(message)
 	e.size = wire.NumberSize(header.RegionID) +
-		2 + sizeOfPair(header.From.ID, header.From.StoreID) +
-		2 + sizeOfPair(header.To.ID, header.To.StoreID) +
+		wire.PairSize(header.From.ID, header.From.StoreID) +
+		wire.PairSize(header.To.ID, header.To.StoreID) +
 		wire.DelimitedSize(e.messageSize) +
-		2 + sizeOfPair(header.Epoch.ConfVer, header.Epoch.Version)
+		wire.PairSize(header.Epoch.ConfVer, header.Epoch.Version)
 }
 
 // clear lets go of the message.
@@ -214,10 +214,6 @@ func (e *encoder) putSnapshot(b []byte, i int, snapshot *raftpb.Snapshot) int {
 
 // extend makes b longer.
 func extend(b []byte, by int) []byte { return slices.Grow(b, by)[:len(b)+by] }
-
-// sizeOfPair is the size of a message of two scalars, fields 1 and 2: at most 22
-// bytes, so its length always takes one byte.
-func sizeOfPair(first, second uint64) int { return wire.NumberSize(first) + wire.NumberSize(second) }
 
 func sizeOfPacked(values []uint64) int {
 	size := 0

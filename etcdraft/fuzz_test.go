@@ -185,7 +185,7 @@ func FuzzStep(f *testing.F) {
 // appendPair appends a field of two scalars.
 func appendPair(b []byte, tag byte, first, second uint64) []byte {
 	start := len(b)
-	b = extend(b, 2+sizeOfPair(first, second))
+	b = extend(b, wire.PairSize(first, second))
 	wire.PutPair(b, start, tag, first, second)
 	return b
 }

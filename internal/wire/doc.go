@@ -3,7 +3,7 @@
 // message becomes kvproto's Go types in one pass.
 //
 // Nothing here does I/O, starts a goroutine or keeps package-level state.
-// Three parts, usable apart from each other:
+// Four parts, usable apart from each other:
 //
 //   - frames (frame.go): on the wire a tikvpb.BatchRaftMessage is its messages
 //     one after another, each behind a tag and a length, then one number. So a
@@ -15,6 +15,8 @@
 //   - the decoder (decode.go): raft_serverpb.RaftMessage bodies into kvproto's
 //     types, either owned by the receiver or lent until the next Reset. An
 //     owned message may lie in a body that was given away (given.go).
+//   - the encoder (encode.go) of usual messages, on functions that measure
+//     fields and write them at indices (put.go), which package etcdraft uses too.
 //
 // # What is exact
 //

@@ -37,10 +37,10 @@ func (e *MessageEncoder) Measure(m *raft_serverpb.RaftMessage) (size int, ok boo
 	}
 	e.message = m
 	e.size = NumberSize(m.RegionId) +
-		2 + NumberSize(m.FromPeer.Id) + NumberSize(m.FromPeer.StoreId) +
-		2 + NumberSize(m.ToPeer.Id) + NumberSize(m.ToPeer.StoreId) +
+		PairSize(m.FromPeer.Id, m.FromPeer.StoreId) +
+		PairSize(m.ToPeer.Id, m.ToPeer.StoreId) +
 		DelimitedSize(e.raft) +
-		2 + NumberSize(m.RegionEpoch.ConfVer) + NumberSize(m.RegionEpoch.Version)
+		PairSize(m.RegionEpoch.ConfVer, m.RegionEpoch.Version)
 	return e.size, true
 }
 

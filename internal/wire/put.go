@@ -35,6 +35,10 @@ func BytesSize(n int) int {
 	return DelimitedSize(n)
 }
 
+// PairSize is the size of a field of two numbers: at most 22 bytes and the tag and
+// the length, which has one byte.
+func PairSize(one, two uint64) int { return 2 + NumberSize(one) + NumberSize(two) }
+
 // The put functions write at b[i] and return the index behind what they wrote.
 
 // PutVarint writes a varint.
@@ -76,8 +80,7 @@ func PutBytes(b []byte, i int, tag byte, value []byte) int {
 	return i + copy(b[i:], value)
 }
 
-// PutPair writes a message of two numbers, fields 1 and 2, whose length has
-// one byte.
+// PutPair writes a field of two numbers, which are its fields 1 and 2.
 func PutPair(b []byte, i int, tag byte, one, two uint64) int {
 	b[i] = tag
 	start := i + 2
