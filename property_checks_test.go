@@ -25,6 +25,7 @@ func (m *propModel) heal() {
 	for _, s := range m.stores {
 		m.healStore(s)
 	}
+	m.flush() // a message that reaches its store below may be an old one, and nothing then be flushed there
 	for _, s := range m.stores {
 		// A message may be lost on a stream that breaks yet, or grow too old.
 		before := s.received()
