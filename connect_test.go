@@ -2,14 +2,8 @@ package raftmux_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"io"
-	"math/big"
 	"net"
 	"strings"
 	"sync"
@@ -139,42 +133,11 @@ func wantWindows(t *testing.T, conn net.Conn, want uint32) {
 	}
 }
 
-// certificate returns a self-signed certificate for loopback, and the pool that
-// trusts it.
-func certificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: "raftmux test"},
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(time.Hour),
-		IsCA:         true, BasicConstraintsValid: true,
-		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
-}
-
 // S13: the TLS hook works in both directions, with kvproto peers at the other
 // end; a plaintext sender reaches nobody.
 func TestS13TLS(t *testing.T) {
 	t.Parallel()
-	cert, pool := certificate(t)
+	cert, pool := rig.Certificate(t)
 	serverSide := credentials.NewTLS(&tls.Config{
 		Certificates: []tls.Certificate{cert}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
 	})
@@ -182,16 +145,20 @@ func TestS13TLS(t *testing.T) {
 
 	t.Run("sending", func(t *testing.T) {
 		t.Parallel()
-		peer := rig.NewPeer(t, rig.PeerOptions{ServerOptions: []grpc.ServerOption{grpc.Creds(serverSide)}})
+		const n = 400
+		peer := rig.NewPeer(t, rig.PeerOptions{
+			KeepMessages: true, ServerOptions: []grpc.ServerOption{grpc.Creds(serverSide)},
+		})
 		h := toPeer(t, peer, func(o *raftmux.ClientOptions) { o.Credentials = clientSide })
-		sendAll(t, h.sender(t), rig.Ack(1, there, 2))
-		peer.WaitMessages(t, 1)
+		sendAll(t, h.sender(t), mixture(n)...)
+		peer.WaitMessages(t, n)
+		same(t, received(peer), mixture(n))
 
 		plain := toPeer(t, peer)
 		sendAll(t, plain.sender(t), rig.Ack(1, there, 2))
 		plain.router.WaitFor(t, rig.WaitTimeout, func(e events) bool { return e.StoreUnreachable(there) == 1 }, "down")
 		plain.close(t)
-		if peer.Count() != 1 {
+		if peer.Count() != n {
 			t.Errorf("%d messages came", peer.Count())
 		}
 	})

@@ -29,9 +29,8 @@ const (
 	// 64 KiB without headers. A write of 64 KiB, or of twice that, ends in a small
 	// segment of its own, and costs a fifth more.
 	writeBufferSize = 60 << 10
-	// tlsWriteBufferSize is a whole number of TLS records: each is a write of
-	// its own, so that a larger buffer means only that fewer are cut short.
-	tlsWriteBufferSize = 128 << 10
+	// tlsWriteBufferSize is two bursts: one is slower, four are no faster.
+	tlsWriteBufferSize = 2 * burstSize
 	// tlsReadBufferSize is small, for gRPC keeps the read buffer of a connection
 	// over TLS even while nothing comes, and has 32 KiB by itself. What comes is
 	// headers and window updates, and TLS has read them ahead.
@@ -199,12 +198,18 @@ func buffered(transport credentials.TransportCredentials) []grpc.DialOption {
 	if transport == nil {
 		transport = insecure.NewCredentials()
 	}
-	options := []grpc.DialOption{grpc.WithTransportCredentials(transport)}
 	switch transport.Info().SecurityProtocol {
 	case "insecure", "local":
-		return append(options, grpc.WithWriteBufferSize(writeBufferSize))
+		return []grpc.DialOption{
+			grpc.WithTransportCredentials(transport),
+			grpc.WithWriteBufferSize(writeBufferSize),
+		}
 	case "tls":
-		return append(options, grpc.WithWriteBufferSize(tlsWriteBufferSize), grpc.WithReadBufferSize(tlsReadBufferSize))
+		return []grpc.DialOption{
+			grpc.WithTransportCredentials(gathering{transport}),
+			grpc.WithWriteBufferSize(tlsWriteBufferSize),
+			grpc.WithReadBufferSize(tlsReadBufferSize),
+		}
 	}
-	return options
+	return []grpc.DialOption{grpc.WithTransportCredentials(transport)}
 }
