@@ -95,7 +95,7 @@ func decodeHeader(b []byte, header *Header) (body []byte, err error) {
 			if body != nil {
 				return nil, errRepeated
 			}
-			body = b[next-int(value):next]
+			body = b[next-int(value) : next]
 		case tagEpoch:
 			err = decodePair(b[next-int(value):next], &header.Epoch.ConfVer, &header.Epoch.Version)
 		default:

@@ -51,7 +51,10 @@ type Options struct {
 }
 
 // Transport implements peer.Transport. It is safe for concurrent use.
-type Transport struct{ options Options }
+type Transport struct {
+	options Options
+	bursts  bursts // for connections over TLS
+}
 
 // New returns a Transport.
 func New(options Options) *Transport { return &Transport{options: options} }
@@ -189,12 +192,12 @@ func (t *Transport) dialOptions() []grpc.DialOption {
 		grpc.WithInitialWindowSize(int32(o.WindowSize)),
 		grpc.WithInitialConnWindowSize(int32(o.WindowSize)),
 	}
-	return slices.Concat(options, buffered(o.Credentials), o.DialOptions)
+	return slices.Concat(options, buffered(o.Credentials, &t.bursts), o.DialOptions)
 }
 
 // buffered returns the credentials, nil for plaintext, and the buffers that suit
 // them. For what encrypts in a way of its own they are gRPC's.
-func buffered(transport credentials.TransportCredentials) []grpc.DialOption {
+func buffered(transport credentials.TransportCredentials, memory *bursts) []grpc.DialOption {
 	if transport == nil {
 		transport = insecure.NewCredentials()
 	}
@@ -206,7 +209,7 @@ func buffered(transport credentials.TransportCredentials) []grpc.DialOption {
 		}
 	case "tls":
 		return []grpc.DialOption{
-			grpc.WithTransportCredentials(gathering{transport}),
+			grpc.WithTransportCredentials(gathering{transport, memory}),
 			grpc.WithWriteBufferSize(tlsWriteBufferSize),
 			grpc.WithReadBufferSize(tlsReadBufferSize),
 		}

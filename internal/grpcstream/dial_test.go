@@ -21,7 +21,7 @@ func TestBufferedByCredentials(t *testing.T) {
 		"TLS":      {credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13}), 3},
 		"its own":  {own{insecure.NewCredentials()}, 1},
 	} {
-		if got := len(buffered(test.transport)); got != test.options {
+		if got := len(buffered(test.transport, new(bursts))); got != test.options {
 			t.Errorf("%s: %d options, want %d", name, got, test.options)
 		}
 	}

@@ -24,18 +24,19 @@ const (
 // gathering is credentials for clients whose connections write TLS records in bursts.
 type gathering struct {
 	credentials.TransportCredentials
+	bursts *bursts
 }
 
 // Clone implements credentials.TransportCredentials.
 func (g gathering) Clone() credentials.TransportCredentials {
-	return gathering{g.TransportCredentials.Clone()}
+	return gathering{g.TransportCredentials.Clone(), g.bursts}
 }
 
 // ClientHandshake implements credentials.TransportCredentials.
 func (g gathering) ClientHandshake(
 	ctx context.Context, authority string, socket net.Conn,
 ) (net.Conn, credentials.AuthInfo, error) {
-	below := &socketConn{Conn: socket}
+	below := &socketConn{Conn: socket, bursts: g.bursts}
 	above, info, err := g.TransportCredentials.ClientHandshake(ctx, authority, below)
 	if err != nil {
 		return nil, nil, err
@@ -43,15 +44,18 @@ func (g gathering) ClientHandshake(
 	return &burstConn{Conn: above, socket: below}, info, nil
 }
 
-// burstConn is a connection with TLS below it. Of its own it has only Write, which
-// one goroutine at a time may call, and how Close breaks it off.
+// burstConn is a connection with TLS below it. Of its own it has only Write, and
+// how Close breaks that off.
 type burstConn struct {
 	net.Conn // TLS
 	socket   *socketConn
+	mu       sync.Mutex // one Write at a time
 }
 
 // Write implements net.Conn. When it returns, all has been given to the socket.
 func (c *burstConn) Write(p []byte) (n int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for len(p) > recordSize {
 		burst := p[:min(len(p), burstSize)]
 		written, err := c.writeBurst(burst)
@@ -95,18 +99,32 @@ func (c *burstConn) SyscallConn() (syscall.RawConn, error) {
 	return conn.SyscallConn()
 }
 
-// bursts has the memory that records wait in.
-var bursts = sync.Pool{New: func() any { return new(make([]byte, 0, writeBufferSize+4<<10)) }}
+// bursts is the memory that records wait in, for all connections: none has any
+// while it writes nothing.
+type bursts struct{ pool sync.Pool }
+
+func (b *bursts) get() *[]byte {
+	if memory, ok := b.pool.Get().(*[]byte); ok {
+		return memory
+	}
+	return new(make([]byte, 0, burstSize+4<<10))
+}
+
+func (b *bursts) put(memory *[]byte) {
+	*memory = (*memory)[:0]
+	b.pool.Put(memory)
+}
 
 // socketConn is what TLS writes to. It keeps what is written between hold and
 // release. TLS may also write for who reads, an alert for example, and whatever
 // comes first is also first on its way: records are numbered.
 type socketConn struct {
-	net.Conn             // the socket
+	net.Conn // the socket
+	bursts   *bursts
 	bursting atomic.Bool // between hold and the end of release
 
 	mu   sync.Mutex // also held while writing, for the order
-	held *[]byte    // of bursts, between hold and release
+	held *[]byte    // nil but between hold and release
 	err  error      // of the first write that failed; nothing is written after it
 }
 
@@ -133,7 +151,7 @@ func (c *socketConn) hold() {
 	c.bursting.Store(true)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.held = bursts.Get().(*[]byte)
+	c.held = c.bursts.get()
 }
 
 // release writes what was kept, and returns why it could not.
@@ -146,7 +164,6 @@ func (c *socketConn) release() error {
 	if len(*held) > 0 {
 		_, _ = c.write(*held)
 	}
-	*held = (*held)[:0]
-	bursts.Put(held)
+	c.bursts.put(held)
 	return c.err
 }

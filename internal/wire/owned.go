@@ -8,17 +8,20 @@ import "github.com/pingcap/kvproto/pkg/eraftpb"
 // outside themselves, and it is the generation whose size is bounded.
 
 // Slab sizes are chosen to fill a size class of Go's allocator, whose 8 bytes
-// of header come on top for memory that holds pointers.
+// of header come on top for memory that holds pointers. The allocator carves a
+// class out of spans, and getting a span is dear: of 8 KiB it has one in each
+// span, of the classes here four and more. And they are chosen so that the slabs
+// of a generation run out at about the same time, whose rests are lost with it.
 const (
-	generationSize = 56 << 10
+	generationSize = 62 << 10
 
-	nodeSlab      = 15 // of 520 bytes
-	nodeSlabSize  = 8 << 10
-	entrySlab     = 36 // of 112 bytes
-	entrySlabSize = 4 << 10
+	nodeSlab      = 13 // of 520 bytes
+	nodeSlabSize  = 6784
+	entrySlab     = 43 // of 112 bytes
+	entrySlabSize = 4864
 	ptrSlab       = 127 // of 8 bytes
 	ptrSlabSize   = 1 << 10
-	byteSlabSize  = 8 << 10
+	byteSlabSize  = 6 << 10
 
 	// ownBytes is the length from which bytes get an allocation of their own
 	// rather than end a slab early.
