@@ -152,7 +152,9 @@ func (c *numbering) alert() error {
 func (c *numbering) Close() error { return errors.Join(c.alert(), c.Conn.Close()) }
 
 // numbered are credentials of numbering connections.
-type numbered struct{ credentials.TransportCredentials }
+type numbered struct {
+	credentials.TransportCredentials
+}
 
 func (numbered) ClientHandshake(
 	_ context.Context, _ string, socket net.Conn,
