@@ -18,24 +18,31 @@ import (
 	"github.com/raftmux/raftmux/internal/rig"
 )
 
-// overTLS returns both ends of a connection; the client's is gathering, and
-// writes to a recorder.
-func overTLS(t *testing.T) (client net.Conn, server *tls.Conn, written *recorder) {
+// loopback returns both ends of a TCP connection, which is closed when the test ends.
+func loopback(t *testing.T) (dialled, accepted net.Conn) {
 	t.Helper()
-	certificate, pool := rig.Certificate(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = listener.Close() }()
-	socket, err := net.Dial("tcp", listener.Addr().String())
-	if err != nil {
+	if dialled, err = net.Dial("tcp", listener.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
-	accepted, err := listener.Accept()
-	if err != nil {
+	t.Cleanup(func() { _ = dialled.Close() })
+	if accepted, err = listener.Accept(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = accepted.Close() })
+	return dialled, accepted
+}
+
+// overTLS returns both ends of a connection; the client's is gathering, and
+// writes to a recorder.
+func overTLS(t *testing.T) (client net.Conn, server *tls.Conn, written *recorder) {
+	t.Helper()
+	certificate, pool := rig.Certificate(t)
+	socket, accepted := loopback(t)
 	server = tls.Server(accepted, &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certificate}, NextProtos: []string{"h2"},
 	})
@@ -294,16 +301,7 @@ func TestCloseBreaksABurstOff(t *testing.T) {
 
 // channelz of gRPC asks the socket for its options.
 func TestBurstConnHasTheSocket(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = listener.Close() }()
-	socket, err := net.Dial("tcp", listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = socket.Close() }()
+	socket, _ := loopback(t)
 	client, _ := overNumbering(t, socket)
 	if _, err := client.SyscallConn(); err != nil {
 		t.Error(err)
