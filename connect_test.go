@@ -133,6 +133,20 @@ func wantWindows(t *testing.T, conn net.Conn, want uint32) {
 	}
 }
 
+// measuredConn notes the largest of its writes.
+type measuredConn struct {
+	net.Conn
+	largest *atomic.Int64
+}
+
+func (c *measuredConn) Write(p []byte) (int, error) {
+	for size := int64(len(p)); ; {
+		if seen := c.largest.Load(); size <= seen || c.largest.CompareAndSwap(seen, size) {
+			return c.Conn.Write(p)
+		}
+	}
+}
+
 // S13: the TLS hook works in both directions, with kvproto peers at the other
 // end; a plaintext sender reaches nobody.
 func TestS13TLS(t *testing.T) {
@@ -149,10 +163,20 @@ func TestS13TLS(t *testing.T) {
 		peer := rig.NewPeer(t, rig.PeerOptions{
 			KeepMessages: true, ServerOptions: []grpc.ServerOption{grpc.Creds(serverSide)},
 		})
-		h := toPeer(t, peer, func(o *raftmux.ClientOptions) { o.Credentials = clientSide })
+		var largest atomic.Int64
+		h := toPeer(t, peer, func(o *raftmux.ClientOptions) {
+			o.Credentials = clientSide
+			o.Dialer = func(ctx context.Context, address string) (net.Conn, error) {
+				conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+				return &measuredConn{conn, &largest}, err
+			}
+		})
 		sendAll(t, h.sender(t), mixture(n)...)
 		peer.WaitMessages(t, n)
 		same(t, received(peer), mixture(n))
+		if most := largest.Load(); most < 2*16<<10 { // a record is of 16 KiB
+			t.Errorf("no write of several TLS records, but of %d bytes at most", most)
+		}
 
 		plain := toPeer(t, peer)
 		sendAll(t, plain.sender(t), rig.Ack(1, there, 2))

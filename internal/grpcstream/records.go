@@ -75,7 +75,7 @@ func (c *burstConn) Write(p []byte) (n int, err error) {
 func (c *burstConn) writeBurst(p []byte) (n int, err error) {
 	c.socket.hold()
 	n, err = c.Conn.Write(p)
-	if failed := c.socket.release(); err == nil && failed != nil {
+	if failed := c.socket.release(); failed != nil {
 		return 0, failed
 	}
 	return n, err
@@ -161,7 +161,7 @@ func (c *socketConn) release() error {
 	defer c.mu.Unlock()
 	held := c.held
 	c.held = nil
-	if len(*held) > 0 {
+	if len(*held) > 0 { // after a failure nothing is
 		_, _ = c.write(*held)
 	}
 	c.bursts.put(held)
