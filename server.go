@@ -37,6 +37,9 @@ const readBufferSize = 64 << 10
 // Over TLS gRPC keeps the read buffer of each connection, 64 KiB by these options. A
 // store with many peers has less memory in use, at the same speed, if it appends
 // grpc.ReadBufferSize(16 << 10).
+//
+// The grpc.Server keeps up to 8 MiB of memory that frames were received into, if
+// so many have once waited at the same time; the rest is the garbage collector's.
 func GRPCServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(wire.Codec{}),

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"runtime"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -11,7 +12,7 @@ func TestPool(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var pool Pool
 		lengths := rapid.SliceOf(rapid.OneOf(
-			rapid.IntRange(0, 20<<10), rapid.SampledFrom([]int{1 << 12, 1<<12 + 1, 1 << 20, 1 << 24, 1<<24 + 1}),
+			rapid.IntRange(0, 20<<10), rapid.SampledFrom([]int{1 << 12, 1<<12 + 1, 1 << 14, 1 << 20, 1 << 24, 1<<24 + 1}),
 		)).Draw(t, "lengths")
 		held := make(map[*byte]*[]byte)
 		for i, length := range lengths {
@@ -44,5 +45,37 @@ func TestPoolTakesOnlyItsOwn(t *testing.T) {
 	}
 	if got := pool.Get(4000); cap(*got) != 1<<12 {
 		t.Errorf("a buffer for 4000 bytes has %d", cap(*got))
+	}
+}
+
+// Frames that were in use at once outlive collections, but not more than are kept.
+func TestPoolKeepsFrames(t *testing.T) {
+	var pool Pool
+	known := make(map[*byte]bool)
+	use := func(n int) (again int) {
+		var held []*[]byte
+		for range n {
+			buffer := pool.Get(1 << framePooled)
+			if first := &(*buffer)[0]; known[first] {
+				again++
+			} else {
+				known[first] = true
+			}
+			held = append(held, buffer)
+		}
+		for _, buffer := range held {
+			pool.Put(buffer)
+		}
+		return again
+	}
+	use(maxKeptFrames - 1)
+	for range 3 { // a sync.Pool has nothing left after two
+		runtime.GC()
+	}
+	if again := use(maxKeptFrames + 10); again != maxKeptFrames-1 {
+		t.Errorf("%d of %d frames were kept", again, maxKeptFrames-1)
+	}
+	if kept := len(pool.frames.kept); kept != maxKeptFrames {
+		t.Errorf("%d frames are kept, of %d at most", kept, maxKeptFrames)
 	}
 }
