@@ -16,8 +16,8 @@ import (
 const (
 	snapshotSize      = 1 << 30
 	quickSnapshotSize = 8 << 20
-	snapshotRounds    = 5
 	manySnapshots     = 100
+	manyRounds        = 5
 	manySize          = 16 << 20
 	quickManySize     = 1 << 20
 )
@@ -72,26 +72,36 @@ func (b *bench) snapshots() (err error) {
 			return err
 		}
 	}
-	for round := range min(b.settings.Rounds, snapshotRounds) {
+	for round := range b.settings.Rounds {
 		for _, c := range contenders {
-			sample, err := b.carry(c.pair, child.CarryArgs{Path: path}, size)
-			if err != nil {
+			if err := b.carryRound(c.pair, round, wholeFile, child.CarryArgs{Path: path}, size); err != nil {
 				return err
 			}
-			sample.Round = round
-			b.results.add(c.Case, sample)
 		}
-		for shape, rate := range map[string]int64{hundredFiles: 0, hundredLimited: snapshot.DefaultRate} {
-			args := child.CarryArgs{Path: small, Rate: rate, Times: manySnapshots}
-			sample, err := b.carry(contenders[0].pair, args, manySnapshots*smallSize)
-			if err != nil {
+	}
+	for round := range min(b.settings.Rounds, manyRounds) {
+		for _, many := range []struct {
+			shape string
+			rate  int64
+		}{{hundredFiles, 0}, {hundredLimited, snapshot.DefaultRate}} {
+			args := child.CarryArgs{Path: small, Rate: many.rate, Times: manySnapshots}
+			if err := b.carryRound(contenders[0].pair, round, many.shape, args, manySnapshots*smallSize); err != nil {
 				return err
 			}
-			sample.Round = round
-			b.results.add(snapshotCase(contenders[0].Arm, shape), sample)
 		}
 	}
 	return b.beats(contenders[0], path)
+}
+
+// carryRound is a round's part of a shape of files.
+func (b *bench) carryRound(p *pair, round int, shape string, args child.CarryArgs, size int64) error {
+	sample, err := b.carry(p, args, size)
+	if err != nil {
+		return err
+	}
+	sample.Round = round
+	b.results.add(snapshotCase(p.arm, shape), sample)
+	return nil
 }
 
 // carry sends a file, size bytes in all.

@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/raftmux/raftmux/internal/wire"
 )
 
 // Receiver receives snapshots. It is a raftmux.SnapshotReceiver: give it to a
@@ -25,6 +27,7 @@ type Receiver struct {
 	metrics   *metrics
 	sequence  atomic.Uint64
 	running   sync.WaitGroup
+	memory    wire.Pool // of chunks that came in pieces
 
 	mu      sync.Mutex
 	closed  bool
@@ -63,6 +66,7 @@ func (r *Receiver) ReceiveSnapshot(stream grpc.ServerStream) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
 	in := &incoming{receiver: r, stream: stream, ctx: ctx, cancel: cancel, began: time.Now()}
+	in.memory.Pool = &r.memory
 	result := make(chan error, 1)
 	r.running.Go(func() { result <- in.run() })
 
