@@ -65,8 +65,10 @@ func (r *Receiver) ReceiveSnapshot(stream grpc.ServerStream) error {
 	defer r.leave()
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
-	in := &incoming{receiver: r, stream: stream, ctx: ctx, cancel: cancel, began: time.Now()}
-	in.memory.Pool = &r.memory
+	in := &incoming{
+		receiver: r, stream: stream, ctx: ctx, cancel: cancel, began: time.Now(),
+		memory: wire.Incoming{Pool: &r.memory},
+	}
 	result := make(chan error, 1)
 	r.running.Go(func() { result <- in.run() })
 

@@ -87,13 +87,18 @@ func (h *Half) beat(duration time.Duration) (trips []time.Duration, err error) {
 	if !ok {
 		return nil, errors.New("child: this sender sends no pings")
 	}
+	alarm, err := newAlarm()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, alarm.Close()) }()
 	for end := time.Now().Add(duration); len(trips) == 0 || time.Now().Before(end); {
 		began := time.Now()
 		if err := pinger.Ping(); err != nil {
 			return nil, err
 		}
 		trips = append(trips, time.Since(began))
-		pause(beatInterval)
+		alarm.sleep(beatInterval)
 	}
 	return trips, nil
 }

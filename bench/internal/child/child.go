@@ -49,7 +49,7 @@ func Run(conn io.ReadWriteCloser) error {
 func (h *Half) Close() error {
 	var errs []error
 	for _, d := range h.drivers {
-		d.worker.Close()
+		errs = append(errs, d.close())
 	}
 	if h.sender != nil {
 		errs = append(errs, h.sender.Close())
@@ -119,8 +119,9 @@ func (h *Half) Load(plan load.Plan, _ *None) error {
 	if !ok {
 		return errors.New("child: this sender has no workers")
 	}
+	var errs []error
 	for _, d := range h.drivers {
-		d.worker.Close()
+		errs = append(errs, d.close())
 	}
 	h.drivers = nil
 	for i := range plan.Workers {
@@ -128,9 +129,14 @@ func (h *Half) Load(plan load.Plan, _ *None) error {
 		if err != nil {
 			return err
 		}
-		h.drivers = append(h.drivers, &driver{worker: worker, plan: plan})
+		alarm, err := newAlarm()
+		if err != nil {
+			worker.Close()
+			return err
+		}
+		h.drivers = append(h.drivers, &driver{worker: worker, alarm: alarm, plan: plan})
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // BurstArgs are Burst's. A Rate of 0 is as fast as it goes.

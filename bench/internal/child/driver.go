@@ -2,7 +2,6 @@ package child
 
 import (
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/raftmux/raftmux/bench/internal/arm"
@@ -21,6 +20,7 @@ const (
 // flushes.
 type driver struct {
 	worker   arm.Worker
+	alarm    *alarm
 	plan     load.Plan
 	next     int // message of the ring
 	accepted uint64
@@ -39,9 +39,7 @@ func (d *driver) flood(stop *atomic.Bool) {
 func (d *driver) pace(stop *atomic.Bool, interval time.Duration) {
 	stamper, _ := d.worker.(arm.Stamper)
 	for due := time.Now(); !stop.Load(); due = due.Add(interval) {
-		if wait := time.Until(due); wait > 0 {
-			pause(wait)
-		}
+		d.alarm.sleep(time.Until(due))
 		d.round(stop, stamper)
 	}
 }
@@ -65,11 +63,11 @@ func (d *driver) round(stop *atomic.Bool, stamper arm.Stamper) {
 		if stop.Load() {
 			return
 		}
-		pause(wait)
+		d.alarm.sleep(wait)
 		wait = min(2*wait, lastWait)
 	}
 	if d.flush() > 0 && !stop.Load() {
-		pause(lastWait / 2)
+		d.alarm.sleep(lastWait / 2)
 	}
 }
 
@@ -80,9 +78,8 @@ func (d *driver) flush() (refused int) {
 	return refused
 }
 
-// pause sleeps by the kernel's clock: time.Sleep of less than a millisecond takes
-// a whole one while the process has nothing else to do.
-func pause(d time.Duration) {
-	left := syscall.NsecToTimespec(d.Nanoseconds())
-	_ = syscall.Nanosleep(&left, nil) // a signal cuts it short, and that is all right
+// close ends the worker.
+func (d *driver) close() error {
+	d.worker.Close()
+	return d.alarm.Close()
 }
