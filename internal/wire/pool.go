@@ -41,18 +41,23 @@ func (p *Pool) Get(length int) *[]byte {
 		buffer := make([]byte, length)
 		return &buffer
 	}
-	if class == framePooled {
-		if buffer := p.frames.take(); buffer != nil {
-			*buffer = (*buffer)[:length]
-			return buffer
-		}
-	}
-	if buffer, ok := p.classes[class].Get().(*[]byte); ok {
+	if buffer := p.used(class); buffer != nil {
 		*buffer = (*buffer)[:length]
 		return buffer
 	}
 	buffer := make([]byte, length, 1<<class)
 	return &buffer
+}
+
+// used returns a buffer that was given back, or nil.
+func (p *Pool) used(class int) *[]byte {
+	if class == framePooled {
+		if buffer := p.frames.take(); buffer != nil {
+			return buffer
+		}
+	}
+	buffer, _ := p.classes[class].Get().(*[]byte)
+	return buffer
 }
 
 // Put takes a buffer of Get's back.
