@@ -256,14 +256,14 @@ func TestPiecesAllocations(t *testing.T) {
 	}
 }
 
-// stackPool keeps what is given back. A sync.Pool forgets it at a collection, and
-// some of it at any time under the race detector.
+// stackPool keeps what is given back, of scratchChunk at most. A sync.Pool forgets
+// it at a collection, and some of it at any time under the race detector.
 type stackPool []*[]byte
 
 func (p *stackPool) Get(length int) *[]byte {
 	last := len(*p) - 1
 	if last < 0 {
-		buffer := make([]byte, length, max(length, scratchChunk))
+		buffer := make([]byte, length, scratchChunk)
 		return &buffer
 	}
 	buffer := (*p)[last]

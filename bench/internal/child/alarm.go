@@ -1,6 +1,7 @@
 package child
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -16,6 +17,7 @@ import (
 type alarm struct {
 	fd   int
 	file *os.File // of fd, which Fd would make blocking
+	err  error    // why it last failed to wake its goroutine
 }
 
 func newAlarm() (*alarm, error) {
@@ -26,19 +28,27 @@ func newAlarm() (*alarm, error) {
 	return &alarm{fd: fd, file: os.NewFile(uintptr(fd), "timerfd")}, nil
 }
 
-// sleep returns after d, or at once if d is not above zero.
+// sleep returns after d, or at once if d is not above zero. Should the alarm fail,
+// it still sleeps, less exactly, and Close says so.
 func (a *alarm) sleep(d time.Duration) {
 	if d <= 0 {
 		return
 	}
-	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(d.Nanoseconds())}
-	var expired [8]byte
-	if err := unix.TimerfdSettime(a.fd, 0, &spec, nil); err != nil {
-		time.Sleep(d)
-	} else if _, err := a.file.Read(expired[:]); err != nil {
+	if err := a.await(d); err != nil {
+		a.err = fmt.Errorf("child: timerfd: %w", err)
 		time.Sleep(d)
 	}
 }
 
+func (a *alarm) await(d time.Duration) error {
+	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(d.Nanoseconds())}
+	if err := unix.TimerfdSettime(a.fd, 0, &spec, nil); err != nil {
+		return err
+	}
+	var expired [8]byte
+	_, err := a.file.Read(expired[:])
+	return err
+}
+
 // Close implements io.Closer.
-func (a *alarm) Close() error { return a.file.Close() }
+func (a *alarm) Close() error { return errors.Join(a.err, a.file.Close()) }

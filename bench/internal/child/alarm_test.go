@@ -1,8 +1,11 @@
 package child
 
 import (
+	"errors"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // An alarm doesn't go off early, and sleeps again and again.
@@ -22,5 +25,25 @@ func TestAlarm(t *testing.T) {
 		if slept := time.Since(began); slept < d {
 			t.Errorf("slept for %s, not %s", slept, d)
 		}
+	}
+}
+
+// An alarm that fails is no reason to go on at once, nor one to keep silent.
+func TestAlarmThatFails(t *testing.T) {
+	a, err := newAlarm()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	const d = 2 * time.Millisecond
+	began := time.Now()
+	a.fd = -1
+	if a.sleep(d); time.Since(began) < d {
+		t.Error("it didn't sleep")
+	}
+	if err := a.Close(); !errors.Is(err, unix.EBADF) {
+		t.Errorf("Close returned %v", err)
 	}
 }

@@ -47,17 +47,14 @@ func Run(conn io.ReadWriteCloser) error {
 
 // Close ends whatever runs.
 func (h *Half) Close() error {
-	var errs []error
-	for _, d := range h.drivers {
-		errs = append(errs, d.close())
-	}
+	errs := []error{h.unload()}
 	if h.sender != nil {
 		errs = append(errs, h.sender.Close())
 	}
 	if h.receiver != nil {
 		errs = append(errs, h.receiver.Close())
 	}
-	h.drivers, h.sender, h.receiver = nil, nil, nil
+	h.sender, h.receiver = nil, nil
 	return errors.Join(errs...)
 }
 
@@ -119,11 +116,9 @@ func (h *Half) Load(plan load.Plan, _ *None) error {
 	if !ok {
 		return errors.New("child: this sender has no workers")
 	}
-	var errs []error
-	for _, d := range h.drivers {
-		errs = append(errs, d.close())
+	if err := h.unload(); err != nil {
+		return err
 	}
-	h.drivers = nil
 	for i := range plan.Workers {
 		worker, err := flooder.Worker(i, plan)
 		if err != nil {
@@ -136,6 +131,16 @@ func (h *Half) Load(plan load.Plan, _ *None) error {
 		}
 		h.drivers = append(h.drivers, &driver{worker: worker, alarm: alarm, plan: plan})
 	}
+	return nil
+}
+
+// unload ends the workers.
+func (h *Half) unload() error {
+	var errs []error
+	for _, d := range h.drivers {
+		errs = append(errs, d.close())
+	}
+	h.drivers = nil
 	return errors.Join(errs...)
 }
 
