@@ -48,7 +48,7 @@ func GRPCServerOptions() []grpc.ServerOption {
 		grpc.ReadBufferSize(readBufferSize),
 		// gRPC's own pool clears what it hands out for each frame, which is then
 		// read over.
-		experimental.BufferPool(new(wire.Pool)),
+		experimental.BufferPool(new(wire.FramePool)),
 		// Both windows, or the connection's stays at 64 KiB.
 		grpc.InitialWindowSize(DefaultWindowSize),
 		grpc.InitialConnWindowSize(DefaultWindowSize),

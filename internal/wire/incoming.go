@@ -78,16 +78,22 @@ func (in *Incoming) receive(data mem.BufferSlice, poison bool) {
 	in.pieces = append(in.pieces, data...)
 }
 
-// appendCopy appends copies of data's pieces to pieces.
+// appendCopy appends copies of data's pieces to pieces. Those that follow each
+// other in memory do so as copies, and no others.
 func appendCopy(pieces, data mem.BufferSlice) mem.BufferSlice {
-	memory := mem.DefaultBufferPool().Get(data.Len())
-	data.CopyTo(*memory)
+	memory := mem.DefaultBufferPool().Get(data.Len() + len(data))
 	all := mem.NewBuffer(memory, mem.DefaultBufferPool())
 	defer all.Free() // each piece has a reference
-	at := 0
+	var at int
+	var last []byte
 	for _, piece := range data {
-		pieces = append(pieces, all.Slice(at, at+piece.Len()))
-		at += piece.Len()
+		next := piece.ReadOnlyData()
+		if _, ok := join(last, next); !ok {
+			at++
+		}
+		end := at + copy((*memory)[at:], next)
+		pieces = append(pieces, all.Slice(at, end))
+		at, last = end, next
 	}
 	return pieces
 }

@@ -34,19 +34,36 @@ func (r *FrameReader) Whole() []byte {
 // left is how many bytes of the batch were not read yet.
 func (r *FrameReader) left() int { return len(r.batch) - r.pos + r.more.length }
 
-// nextPiece goes on to the next piece that isn't empty. It answers false if
-// there is none.
+// nextPiece goes on to the next piece that isn't empty, and takes those that
+// follow it in memory as parts of it. It answers false if there is none.
 func (r *FrameReader) nextPiece() bool {
+	r.more.before += len(r.batch)
+	r.batch, r.pos = nil, 0
 	for len(r.more.pieces) > 0 {
-		r.more.before += len(r.batch)
-		r.batch, r.pos = r.more.pieces[0].ReadOnlyData(), 0
-		r.more.pieces = r.more.pieces[1:]
-		r.more.length -= len(r.batch)
-		if len(r.batch) > 0 {
-			return true
+		next := r.more.pieces[0].ReadOnlyData()
+		joined, ok := join(r.batch, next)
+		if !ok {
+			break
 		}
+		r.batch = joined
+		r.more.length -= len(next)
+		r.more.pieces = r.more.pieces[1:]
 	}
-	return false
+	return len(r.batch) > 0
+}
+
+// join returns a with b behind it, if that is how they lie in one allocation, as
+// those of a FramePool do.
+func join(a, b []byte) ([]byte, bool) {
+	switch n := len(a); {
+	case n == 0:
+		return b, true
+	case len(b) == 0:
+		return a, true
+	case cap(a)-n >= len(b) && &a[:n+1][n] == &b[0]:
+		return a[:n+len(b)], true
+	}
+	return nil, false
 }
 
 // across takes the message that the end of the piece cuts. If that is anything

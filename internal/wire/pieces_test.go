@@ -79,11 +79,17 @@ func readAll(r FrameReader) (f frames) {
 // batch is large.
 func checkPieces(t failer, batch []byte, cuts []int) {
 	t.Helper()
+	checkReceived(t, batch, cuts, func() mem.BufferSlice { return cutAt(batch, cuts) })
+}
+
+// checkReceived is checkPieces of a batch whose pieces receive makes, cut at cuts.
+func checkReceived(t failer, batch []byte, cuts any, receive func() mem.BufferSlice) {
+	t.Helper()
 	want := readAll(ReadFrames(batch))
 	for _, give := range []bool{false, true} {
 		pool := new(recordingPool)
 		in := &Incoming{Pool: pool}
-		in.receive(cutAt(batch, cuts), true)
+		in.receive(receive(), true)
 		got := readAll(in.Frames(give))
 		if !reflect.DeepEqual(got.err, want.err) || got.at != want.at || got.timed != want.timed {
 			t.Fatalf("%x cut at %v: %v, %d, want %v, %d", batch, cuts, got.err, got.at, want.err, want.at)
@@ -146,6 +152,11 @@ func TestFramesInPieces(t *testing.T) {
 			frames = append(frames, at)
 		}
 		checkPieces(t, b, frames)
+		var pool FramePool
+		for range rapid.IntRange(0, 3).Draw(t, "frames before") {
+			pool.Get(frameSize)
+		}
+		checkReceived(t, b, "frames", func() mem.BufferSlice { return received(&pool, b) })
 	})
 }
 

@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"runtime"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -45,37 +44,5 @@ func TestPoolTakesOnlyItsOwn(t *testing.T) {
 	}
 	if got := pool.Get(4000); cap(*got) != 1<<12 {
 		t.Errorf("a buffer for 4000 bytes has %d", cap(*got))
-	}
-}
-
-// Frames that were in use at once outlive collections, but not more than are kept.
-func TestPoolKeepsFrames(t *testing.T) {
-	var pool Pool
-	known := make(map[*byte]bool)
-	use := func(n int) (again int) {
-		var held []*[]byte
-		for range n {
-			buffer := pool.Get(1 << framePooled)
-			if first := &(*buffer)[0]; known[first] {
-				again++
-			} else {
-				known[first] = true
-			}
-			held = append(held, buffer)
-		}
-		for _, buffer := range held {
-			pool.Put(buffer)
-		}
-		return again
-	}
-	use(maxKeptFrames - 1)
-	for range 3 { // a sync.Pool has nothing left after two
-		runtime.GC()
-	}
-	if again := use(maxKeptFrames + 10); again != maxKeptFrames-1 {
-		t.Errorf("%d of %d frames were kept", again, maxKeptFrames-1)
-	}
-	if kept := len(pool.frames.kept); kept != maxKeptFrames {
-		t.Errorf("%d frames are kept, of %d at most", kept, maxKeptFrames)
 	}
 }
