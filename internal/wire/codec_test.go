@@ -162,12 +162,13 @@ func sameError(a, b error) bool { return fmt.Sprint(a) == fmt.Sprint(b) }
 // echo is a server whose BatchRaft counts what it gets and answers a Done
 // with the failure, if any, in the status.
 type echo struct {
-	got chan []byte
-	err chan error
+	got  chan []byte
+	err  chan error
+	pool mem.BufferPool // for what came in pieces; nil for gRPC's
 }
 
 func (e *echo) batchRaft(_ any, stream grpc.ServerStream) error {
-	in := new(Incoming)
+	in := &Incoming{Pool: e.pool}
 	defer in.Release()
 	for {
 		if err := stream.RecvMsg(in); err != nil {

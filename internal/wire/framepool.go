@@ -13,8 +13,8 @@ const (
 	slabSize   = slabFrames * frameSize
 	maxSlabs   = 8 // together what a stream's window of 8 MiB lets in
 
-	// worthwhileRun is how many free slots in a row it takes to go back to them
-	// while there is fresh memory: what a batch needs.
+	// worthwhileRun is how many free slots there must be in a row to go back to
+	// them while there is fresh memory: what a batch needs.
 	worthwhileRun = 32
 )
 
@@ -22,6 +22,7 @@ const (
 // that are asked for one after another, and the shorter one that ends them, lie
 // one behind the other if there is room, each with the capacity to grow into
 // the next. A message that was cut into such frames can be read in one piece.
+// Connections that receive at the same time come between each other's frames.
 //
 // Of the memory for frames up to 8 MiB that were in use at once are kept for as
 // long as the pool is: where messages become the host's own, a small heap is
@@ -37,7 +38,7 @@ type FramePool struct {
 	mu    sync.Mutex
 	slabs []*slab
 	next  position // behind the slot that was taken last
-	full  bool     // that one is a full frame
+	full  bool     // what was asked for last is a full frame
 }
 
 var _ mem.BufferPool = (*FramePool)(nil)
@@ -62,8 +63,8 @@ func (p *FramePool) Get(length int) *[]byte {
 	return p.rest.Get(length)
 }
 
-// take returns nil if there is no room, or for what isn't likely to be a part of
-// something longer.
+// take returns nil if there is no room, and for what is unlikely to be a part of
+// something longer: it is no full frame, and neither is what came before it.
 func (p *FramePool) take(length int) *[]byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()

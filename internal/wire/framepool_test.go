@@ -2,9 +2,13 @@ package wire
 
 import (
 	"bytes"
+	"context"
 	"runtime"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/mem"
 	"pgregory.net/rapid"
 )
@@ -96,6 +100,38 @@ func TestFramePoolKeepsTogether(t *testing.T) {
 		in.Release()
 		if free := pool.slabs[0].free; free != 1<<slabFrames-1 {
 			t.Errorf("%d bytes: slots %x are free", len(batch), free)
+		}
+	}
+}
+
+// gRPC's transport asks for memory in the order in which it comes to be read.
+func TestFramePoolOnTheWire(t *testing.T) {
+	e := newEcho()
+	scratch := new(recordingPool)
+	e.pool = scratch
+	conn := serve(t, e, grpc.ForceServerCodecV2(Codec{}), experimental.BufferPool(new(FramePool)),
+		grpc.InitialWindowSize(8<<20), grpc.InitialConnWindowSize(8<<20))
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true},
+		"/tikvpb.Tikv/BatchRaft", grpc.ForceCodecV2(Codec{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := bytes.Repeat([]byte("0123456789abcdef"), 100<<10/16)
+	// Frames are full only once the client knows how large the windows are.
+	for before := -1; before != scratch.gets; {
+		before = scratch.gets
+		if err := stream.SendMsg(&Outgoing{Buffers: mem.BufferSlice{mem.SliceBuffer(want)}}); err != nil {
+			t.Fatal("no message came in one piece: ", err)
+		}
+		select {
+		case got := <-e.got:
+			if !bytes.Equal(got, want) {
+				t.Fatal("another message came")
+			}
+		case <-ctx.Done():
+			t.Fatal("no message came in one piece")
 		}
 	}
 }
