@@ -146,7 +146,7 @@ func (c *Connection) attempt() *failure {
 	var link Link
 	apart(func() { link, err = c.store.options.Transport.Connect(c.ctx, l.address) })
 	if err != nil {
-		return &failure{atConnect, fmt.Errorf("raftmux: connect to store %d at %s: %w", c.store.id, l.address, err)}
+		return c.failure(atConnect, "connect to ", l.address, err)
 	}
 	// Once it was established a link is never used again: gRPC's own
 	// reconnecting would compete with ours.
@@ -163,7 +163,7 @@ func (c *Connection) serve(link Link, address string) *failure {
 		var openErr error
 		apart(func() { g, openErr = c.openGeneration(link, kind, address) })
 		if openErr != nil {
-			return &failure{atConnect, fmt.Errorf("raftmux: open a stream to store %d at %s: %w", c.store.id, address, openErr)}
+			return c.failure(atConnect, "open a stream to ", address, openErr)
 		}
 		err = c.live(g)
 		if err == nil {
@@ -173,10 +173,16 @@ func (c *Connection) serve(link Link, address string) *failure {
 			if errors.Is(err, ErrWrongStore) {
 				c.store.markStale(address)
 			}
-			return &failure{atStream, fmt.Errorf("raftmux: stream to store %d at %s: %w", c.store.id, address, err)}
+			return c.failure(atStream, "stream to ", address, err)
 		}
 	}
-	return &failure{atFallback, fmt.Errorf("raftmux: store %d at %s: %w", c.store.id, address, err)}
+	return c.failure(atFallback, "", address, err)
+}
+
+// failure tells of an error and of what it ended. It is apart from those who
+// call it because their frames lie below who waits for the end of a stream.
+func (c *Connection) failure(at point, what, address string, err error) *failure {
+	return &failure{at, fmt.Errorf("raftmux: %sstore %d at %s: %w", what, c.store.id, address, err)}
 }
 
 // live is one generation: a stream from open to end. It returns nil only when

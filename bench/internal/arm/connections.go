@@ -112,23 +112,36 @@ type bareConnections struct {
 	streams []tikvpb.Tikv_BatchRaftClient
 }
 
+// dialBare makes all connections at the same time, as a Client does: goroutines that
+// begin amid dialling have larger stacks from Go's runtime, and keep them.
 func dialBare(o DialOptions, options []grpc.DialOption) (Sender, error) {
 	if err := closeUnused(o.Back); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	b := &bareConnections{cancel: cancel}
-	for i := range lanes * len(o.Endpoint.Addresses) {
+	b := &bareConnections{cancel: cancel, streams: make([]tikvpb.Tikv_BatchRaftClient, lanes*len(o.Endpoint.Addresses))}
+	opened := make(chan error, len(b.streams))
+	for i := range b.streams {
 		conn, err := grpc.NewClient("passthrough:///"+o.Endpoint.Addresses[i/lanes], options...)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("connections: %w", err), b.Close())
+			opened <- err
+			continue
 		}
 		b.add(conn.Close)
-		stream, err := tikvpb.NewTikvClient(conn).BatchRaft(ctx)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("connections: %w", err), b.Close())
-		}
-		b.streams = append(b.streams, stream)
+		go func() {
+			var err error
+			b.streams[i], err = tikvpb.NewTikvClient(conn).BatchRaft(ctx)
+			opened <- err
+		}()
+	}
+	var failed error
+	for range b.streams {
+		failed = errors.Join(failed, <-opened)
+	}
+	if failed != nil {
+		return nil, errors.Join(fmt.Errorf("connections: %w", failed), b.Close())
+	}
+	for _, stream := range b.streams {
 		b.waiting.Go(func() { _ = stream.RecvMsg(new(raft_serverpb.Done)) }) // its end is all that comes
 	}
 	return b, nil
