@@ -38,8 +38,9 @@ const readBufferSize = 64 << 10
 // store with many peers has less memory in use, at the same speed, if it appends
 // grpc.ReadBufferSize(16 << 10).
 //
-// The grpc.Server keeps up to 8 MiB of memory that frames were received into, if
-// so many have once waited at the same time; the rest is the garbage collector's.
+// The grpc.Server takes the memory that full frames are received into by the MiB, and
+// keeps up to 8 of them, if so many frames have once waited at the same time; the
+// rest is the garbage collector's.
 func GRPCServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(wire.Codec{}),
@@ -47,7 +48,7 @@ func GRPCServerOptions() []grpc.ServerOption {
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.ReadBufferSize(readBufferSize),
 		// gRPC's own pool clears what it hands out for each frame, which is then
-		// read over.
+		// read over, and scatters the frames of a batch.
 		experimental.BufferPool(new(wire.FramePool)),
 		// Both windows, or the connection's stays at 64 KiB.
 		grpc.InitialWindowSize(DefaultWindowSize),
