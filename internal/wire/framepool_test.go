@@ -189,3 +189,24 @@ func TestFramePoolKeepsFrames(t *testing.T) {
 		t.Errorf("%d slabs, of %d at most", len(pool.slabs), maxSlabs)
 	}
 }
+
+// Copies that are poisoned later are read as what they are copies of: those of
+// neighbours in one piece, others across.
+func TestAppendCopyKeepsNeighbours(t *testing.T) {
+	together := bytes.Repeat([]byte("ab"), 2000)
+	data := mem.BufferSlice{
+		mem.SliceBuffer(together[:1500]), mem.SliceBuffer(together[1500:2000]), mem.SliceBuffer(nil),
+		mem.SliceBuffer(bytes.Clone(together[2000:])),
+	}
+	pieces := appendCopy(nil, data)
+	defer pieces.Free()
+	if got := pieces.Materialize(); !bytes.Equal(got, together) {
+		t.Fatal("the copy differs")
+	}
+	if _, ok := join(pieces[0].ReadOnlyData(), pieces[1].ReadOnlyData()); !ok {
+		t.Error("neighbours were parted")
+	}
+	if _, ok := join(pieces[1].ReadOnlyData(), pieces[3].ReadOnlyData()); ok {
+		t.Error("others became neighbours")
+	}
+}

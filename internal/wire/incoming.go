@@ -93,7 +93,9 @@ func appendCopy(pieces, data mem.BufferSlice) mem.BufferSlice {
 		}
 		end := at + copy((*memory)[at:], next)
 		pieces = append(pieces, all.Slice(at, end))
-		at, last = end, next
+		if at = end; len(next) > 0 {
+			last = next
+		}
 	}
 	return pieces
 }
