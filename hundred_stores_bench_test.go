@@ -27,6 +27,9 @@ import (
 // a goroutine that waits for its end: as gRPC makes them by itself (bare), and
 // with the Client's windows and keepalive (alike). All go to the same kvproto
 // server, in a process of its own. The bar: over-bare-MiB at most 3.
+//
+// The bare ones are made one after another, which favours them by up to 2 MiB: those
+// of bench/ are made at the same time, as the Client's are, and say why.
 func BenchmarkHundredStores(b *testing.B) {
 	skipShort(b)
 	const child = "RAFTMUX_BENCH_SERVER"

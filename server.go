@@ -74,7 +74,7 @@ func GRPCServerOptions() []grpc.ServerOption {
 type Server struct {
 	options ServerOptions
 	metrics *serverMetrics
-	memory  wire.Pool // of what is received
+	memory  wire.Pool // of messages that came in pieces
 	closing chan struct{}
 	running sync.WaitGroup
 

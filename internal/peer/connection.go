@@ -179,8 +179,8 @@ func (c *Connection) serve(link Link, address string) *failure {
 	return c.failure(atFallback, "", address, err)
 }
 
-// failure tells of an error and of what it ended. It is apart from those who
-// call it because their frames lie below who waits for the end of a stream.
+// failure tells of an error and of what it ended. Written out where it is called,
+// it would enlarge frames that stay on the stack for as long as a stream lives.
 func (c *Connection) failure(at point, what, address string, err error) *failure {
 	return &failure{at, fmt.Errorf("raftmux: %sstore %d at %s: %w", what, c.store.id, address, err)}
 }

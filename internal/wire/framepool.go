@@ -83,16 +83,22 @@ func (p *FramePool) find() bool {
 	if p.next.slab < len(p.slabs) && p.slabs[p.next.slab].free>>p.next.slot&1 != 0 {
 		return true
 	}
-	for _, run := range []int{worthwhileRun, 1} {
-		for i, slab := range p.slabs {
-			if slot := firstRun(slab.free, run); slot < slabFrames {
-				p.next = position{i, slot}
-				return true
-			}
-		}
-		if len(p.slabs) < maxSlabs {
-			p.next = position{slab: len(p.slabs)}
-			p.slabs = append(p.slabs, &slab{memory: make([]byte, slabSize), free: 1<<slabFrames - 1})
+	if p.findRun(worthwhileRun) {
+		return true
+	}
+	if len(p.slabs) == maxSlabs {
+		return p.findRun(1)
+	}
+	p.next = position{slab: len(p.slabs)}
+	p.slabs = append(p.slabs, &slab{memory: make([]byte, slabSize), free: 1<<slabFrames - 1})
+	return true
+}
+
+// findRun moves next to the first n free slots in a row, n being a power of two.
+func (p *FramePool) findRun(n int) bool {
+	for i, slab := range p.slabs {
+		if slot := firstRun(slab.free, n); slot < slabFrames {
+			p.next = position{i, slot}
 			return true
 		}
 	}
