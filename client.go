@@ -61,6 +61,11 @@ func NewClient(options ClientOptions) (*Client, error) {
 // connectionMinimum is what each connection may hold whatever the others do.
 const connectionMinimum = 256 << 10
 
+// shallowQueue is the bytes that are enough for a data connection that was full: more
+// than a worker that was refused lets a fast connection run out of until it tries
+// again, and little enough for a processor's caches.
+const shallowQueue = 4 << 20
+
 func (c *Client) peerOptions() *peer.Options {
 	o := c.options
 	return &peer.Options{
@@ -79,6 +84,7 @@ func (c *Client) peerOptions() *peer.Options {
 		QueueMessages:  o.QueueMessages,
 		QueueBytes:     max(o.QueueBytes/o.ConnectionsPerStore, o.MaxMessageSize),
 		QueueMinimum:   connectionMinimum,
+		QueueShallow:   shallowQueue,
 		StoreBytes:     o.QueueBytes,
 		LargestMessage: o.MaxMessageSize,
 		ReferTo:        o.ReferToPayloads,

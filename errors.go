@@ -8,7 +8,8 @@ import (
 // The reasons for which Send refuses a message. Test for them with errors.Is;
 // errors.As to *SendError tells which store, region and peer.
 var (
-	// ErrFull means that the queue to the store has no room, in messages or in bytes.
+	// ErrFull means that the queue to the store has no room, in messages or in bytes,
+	// or had none and is still too long; see ClientOptions.QueueBytes.
 	ErrFull = errors.New("queue is full")
 	// ErrDisconnected means that the store is a tombstone, or that the Client or the Sender is closed.
 	ErrDisconnected = errors.New("disconnected")

@@ -68,6 +68,10 @@ type ClientOptions struct {
 	// leave so much, MaxMessageSize. There is room for one message of that size and
 	// 256 KiB for each further connection at least. Heartbeats and votes count only
 	// beyond their own 4 MiB. Default 64 MiB.
+	//
+	// That much is for bursts. A data connection that was full takes no message
+	// while 4 MiB wait, until it has been empty for a millisecond: where more comes
+	// than leaves, a long queue would only make messages old.
 	QueueBytes int
 	// MemoryBudget bounds those bytes for all stores together. A store may hold at
 	// most half of what is free, so that dead ones leave room for the living. On

@@ -29,6 +29,45 @@ func TestC17WrittenBytesComeBack(t *testing.T) {
 	rig.Eventually(t, rig.WaitTimeout, func() bool { return held(c) == 0 }, "nothing is held once it is written")
 }
 
+// waiting is the bytes that wait in the data queue to store 2, or that gRPC holds.
+func waiting(c *propClient) (bytes uint64) {
+	status, _ := c.Store(2)
+	for _, connection := range status.Connections {
+		if connection.Lane == "data" {
+			bytes += connection.Ledger.QueuedBytes + connection.HeldBytes
+		}
+	}
+	return bytes
+}
+
+// C17: a queue that was full doesn't stand: it takes nothing while 4 MiB wait, and
+// a burst again once it has come to rest.
+func TestC17QueueDoesNotStand(t *testing.T) {
+	t.Parallel()
+	const size, most, enough = 64 << 10, 16 << 20, 4 << 20
+	peer := rig.NewPeer(t, rig.PeerOptions{NeverRead: true})
+	c := newPropClient(t, peer.Addr(), func(o *raftmux.ClientOptions) {
+		o.QueueBytes, o.MaxMessageSize = most, 1<<20
+	})
+	message := rig.Append(1, 2, 3, 1, size)
+	if bytes := c.fill(t, message) * size; bytes < most-2*size {
+		t.Fatalf("a burst of %d bytes is taken, not %d", bytes, most)
+	}
+	drained := func() bool { return waiting(c) == 0 }
+	peer.Resume()
+	rig.Eventually(t, rig.WaitTimeout, func() bool { return c.sender.Send(message) == nil }, "there is room again")
+	if bytes := waiting(c); bytes > enough+2*size {
+		t.Errorf("a message is taken while %d bytes wait", bytes)
+	}
+	c.sender.Flush()
+	rig.Eventually(t, rig.WaitTimeout, func() bool {
+		rig.Eventually(t, rig.WaitTimeout, drained, "all of it has left")
+		peer.Pause()
+		defer peer.Resume()
+		return c.fill(t, message)*size >= most-2*size
+	}, "a burst is taken again")
+}
+
 // C15: a peer that is alive and reads nothing is found, reported and connected to
 // anew; what it held is given up.
 func TestC15StalledPeer(t *testing.T) {

@@ -43,6 +43,7 @@ func newConnection(store *Store, lane Lane, index int) *Connection {
 	bounds := queue.Options{
 		Messages: o.QueueMessages / o.Connections,
 		Bytes:    o.QueueBytes,
+		Shallow:  o.QueueShallow,
 		Share:    store.share,
 		Minimum:  o.QueueMinimum,
 		ReferTo:  o.ReferTo,
@@ -52,6 +53,7 @@ func newConnection(store *Store, lane Lane, index int) *Connection {
 	if lane == Control {
 		bounds.Messages = o.QueueMessages
 		bounds.Minimum = controlMinimum
+		bounds.Shallow = 0
 		bounds.Reserve = voteReserve(o.QueueMessages)
 		bounds.ReserveBytes = voteReserve(min(bounds.Bytes, controlMinimum))
 	}

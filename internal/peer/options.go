@@ -62,6 +62,7 @@ type Options struct {
 	QueueMessages int // per store, divided among its data connections
 	QueueBytes    int // per connection
 	QueueMinimum  int // per connection, what it may hold whatever the Budget says
+	QueueShallow  int // per data connection, what is enough for one that was full
 	// StoreBytes is for all data connections of a store together, and what the
 	// control connection has above its own minimum. LargestMessage fits in any case.
 	StoreBytes, LargestMessage int

@@ -86,7 +86,8 @@ func ceil(bytes int64) int64 { return (bytes + grain - 1) / grain * grain }
 // of the messages that gRPC has not let go of. Both are in one word, 24 bits of
 // messages above 40 bits of bytes, so that neither bound is ever overshot.
 type load struct {
-	word atomic.Uint64
+	word    atomic.Uint64
+	shallow shallow
 
 	// What is above minimum is taken from the store's share, if there is one.
 	share   *Share
@@ -103,7 +104,8 @@ const (
 )
 
 // reserve takes room for one message of size bytes, unless that would exceed a
-// bound or the store's share. One that isn't urgent leaves spare bytes of both.
+// bound or the store's share, or the queue is shallow and has enough. A message
+// that isn't urgent leaves spare bytes of both.
 func (l *load) reserve(size, mostMessages, mostBytes int, urgent bool) bool {
 	spare := l.spare
 	if urgent {
@@ -113,6 +115,13 @@ func (l *load) reserve(size, mostMessages, mostBytes int, urgent bool) bool {
 		old := l.word.Load()
 		messages, bytes := int(old>>loadBytes), int(old&maxBytes)
 		if messages+1 > mostMessages || bytes+size > mostBytes-int(spare) {
+			l.shallow.begin()
+			return false
+		}
+		if old == 0 {
+			l.shallow.end()
+		}
+		if l.shallow.refuses(bytes) {
 			return false
 		}
 		if !l.word.CompareAndSwap(old, old+1<<loadBytes+uint64(size)) {
@@ -122,6 +131,7 @@ func (l *load) reserve(size, mostMessages, mostBytes int, urgent bool) bool {
 		if l.share == nil || above <= 0 || above <= l.granted.Load() || mutant.Active == mutant.C17 || l.grow(spare) {
 			return true
 		}
+		l.shallow.begin()
 		l.release(1, size)
 		return false
 	}
@@ -129,7 +139,12 @@ func (l *load) reserve(size, mostMessages, mostBytes int, urgent bool) bool {
 
 // release gives room back, and to the share what is no longer needed.
 func (l *load) release(messages, bytes int) {
-	l.word.Add(-(uint64(messages)<<loadBytes + uint64(bytes)))
+	if messages == 0 && bytes == 0 {
+		return
+	}
+	if l.word.Add(-(uint64(messages)<<loadBytes + uint64(bytes))) == 0 {
+		l.shallow.ranEmpty()
+	}
 	granted := l.granted.Load()
 	if granted == 0 {
 		return

@@ -2,9 +2,7 @@ package queue
 
 import (
 	"math"
-	"math/bits"
 	"slices"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc/mem"
@@ -180,39 +178,5 @@ func (c *chunk) Put(*[]byte) {
 	c.records = c.records[:0]
 	c.next = 0
 	c.whole = nil
-	c.pool.classes[c.class].Put(c)
-}
-
-// Pool keeps chunks for use again. It is safe for concurrent use and shared by
-// all queues of a Client.
-type Pool struct {
-	classes [classes]sync.Pool
-}
-
-// get returns an empty chunk with room for at least size bytes.
-func (p *Pool) get(size int) *chunk {
-	if size > hugeChunk {
-		return &chunk{data: make([]byte, 0, size), pool: p, class: -1}
-	}
-	class, capacity := classOf(size)
-	if c, ok := p.classes[class].Get().(*chunk); ok {
-		return c
-	}
-	return &chunk{data: make([]byte, 0, capacity), pool: p, class: class}
-}
-
-// classOf returns the class of chunks with room for at least size bytes, and
-// how much room they have.
-func classOf(size int) (class, capacity int) {
-	if size <= largeChunk {
-		class = doublings(size)
-		return class, smallChunk << class
-	}
-	class = doublings(size - slack)
-	return class + 1, smallChunk<<class + slack
-}
-
-// doublings returns how often smallChunk is doubled to hold size bytes.
-func doublings(size int) int {
-	return bits.Len(uint(max(size, smallChunk)-1)) - bits.Len(smallChunk-1)
+	c.pool.put(c)
 }

@@ -120,6 +120,9 @@ func newQueue(messages, bytes int, changes ...func(*Options)) (*Queue, *drops) {
 // referTo makes a queue refer to payloads of at least that many bytes.
 func referTo(bytes int) func(*Options) { return func(o *Options) { o.ReferTo = bytes } }
 
+// shallowAt makes that many bytes enough for a queue that was full.
+func shallowAt(bytes int) func(*Options) { return func(o *Options) { o.Shallow = bytes } }
+
 // appendOf returns an append to a peer of a region with size bytes of data.
 func appendOf(region, peer uint64, size int) *raft_serverpb.RaftMessage {
 	return rig.Append(region, 2, peer, 1, size)

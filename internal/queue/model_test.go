@@ -50,6 +50,12 @@ type model struct {
 	sent     uint64
 	dropped  [reasons]uint64
 	closed   bool
+
+	// A queue that was full takes nothing while shallow bytes are there.
+	shallow int
+	wasFull bool
+	empty   bool
+	emptied time.Time
 }
 
 // C7, C4, C5, C6, S1: after every one of a random series of operations the queue
@@ -60,13 +66,16 @@ func TestC7Model(t *testing.T) {
 		// Without the wrapping rapid would ask for t.Deadline, which a bubble forbids.
 		rapid.Check(struct{ rapid.TB }{t}, func(t *rapid.T) {
 			m := new(model)
-			m.queue, m.drops = newQueue(modelMessages, modelBytes, referTo(rapid.SampledFrom([]int{0, 1100, 3000}).Draw(t, "refer to")))
+			m.shallow = rapid.SampledFrom([]int{0, 2000, 9000}).Draw(t, "shallow")
+			m.queue, m.drops = newQueue(modelMessages, modelBytes, shallowAt(m.shallow),
+				referTo(rapid.SampledFrom([]int{0, 1100, 3000}).Draw(t, "refer to")))
 			m.newStage(t)
 			t.Repeat(map[string]func(*rapid.T){
 				"":             m.check,
 				"push":         m.push,
-				"push on":      m.push, // most of the time
-				"push more":    m.push,
+				"push on":      m.push,
+				"burst":        m.burst, // or the queue would never be full
+				"burst on":     m.burst,
 				"fail":         m.fail,
 				"flush":        m.flush,
 				"take":         m.take,
@@ -101,6 +110,11 @@ func (m *model) check(t *rapid.T) {
 		l.QueuedBytes != uint64(bytes) || l.Dropped != m.dropped {
 		t.Fatalf("%+v\nis not accepted %d, sent %d, queued %d and %d bytes, dropped %d",
 			l, m.accepted, m.sent, len(m.live), bytes, m.dropped)
+	}
+	if empty := len(m.live) == 0; empty && !m.empty {
+		m.ranEmpty()
+	} else {
+		m.empty = empty
 	}
 	if m.queue.Disconnected() != m.closed {
 		t.Fatalf("disconnected: %v", !m.closed)
@@ -176,13 +190,23 @@ func (m *model) newStage(*rapid.T) {
 	}
 }
 
+func (m *model) ranEmpty() { m.empty, m.emptied = true, time.Now() }
+
 // answer is what a push of so many bytes must answer, but for the encoder.
 func (m *model) answer(s *modelStage, size int) error {
 	_, bytes := m.queue.load.read() // which check compares with the model
-	switch {
-	case s.closed:
+	if s.closed {
 		return ErrDisconnected
+	}
+	if len(m.live) == 0 && time.Since(m.emptied) >= shallowRest {
+		m.wasFull = false
+	}
+	switch {
 	case len(m.live) >= modelMessages || bytes+size > modelBytes:
+		m.wasFull = m.shallow > 0
+		s.left()
+		return ErrFull
+	case m.wasFull && bytes >= m.shallow:
 		s.left()
 		return ErrFull
 	default:
@@ -217,6 +241,13 @@ func (m *model) push(t *rapid.T) {
 	m.live = append(m.live, modelMessage{m.numbers, s.id, size, frame, volatile, time.Now(), s.oldest})
 }
 
+func (m *model) burst(t *rapid.T) {
+	for range rapid.IntRange(2, 20).Draw(t, "messages") {
+		m.push(t)
+		m.check(t)
+	}
+}
+
 func (m *model) fail(t *rapid.T) {
 	s := m.stage(t)
 	wrong := rapid.IntRange(-1, 1).Draw(t, "wrong")
@@ -224,6 +255,9 @@ func (m *model) fail(t *rapid.T) {
 	if want == nil {
 		want = ErrEncoder
 		s.frames += batchFrame(100) // for want of room it may move what there is
+		if m.empty {
+			m.ranEmpty() // once more
+		}
 	}
 	defer func() {
 		if recover() != nil && (wrong != 0 || want != ErrEncoder) {
@@ -305,7 +339,7 @@ func (m *model) dropStaged(t *rapid.T) {
 }
 
 func (m *model) end(t *rapid.T) {
-	switch rapid.IntRange(0, 11).Draw(t, "end") {
+	switch rapid.IntRange(0, 39).Draw(t, "end") {
 	case 0:
 		m.queue.Seal()
 	case 1:

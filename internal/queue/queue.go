@@ -24,12 +24,15 @@ var (
 	ErrEncoder = errors.New("queue: the encoder wrote another size than it announced")
 )
 
-// Options configures a Queue. All fields but Share, Reserve, ReserveBytes,
-// ReferTo and Woken are mandatory.
+// Options configures a Queue. All fields but Shallow, Share, Reserve,
+// ReserveBytes, ReferTo and Woken are mandatory.
 type Options struct {
 	// Messages bounds the messages that wait, staged ones included. Bytes bounds
 	// their bodies and those that gRPC has not let go of.
 	Messages, Bytes int
+	// Shallow is how many bytes are enough for a queue that was full, until it has
+	// been empty for a while: it then takes nothing more. Default 0: none are.
+	Shallow int
 	// Reserve is the part of Messages that only urgent messages may use, and
 	// ReserveBytes that of Bytes, which is at most Minimum. Default 0.
 	Reserve, ReserveBytes int
@@ -78,9 +81,14 @@ func New(options Options) *Queue {
 	options.Bytes = min(options.Bytes, maxBytes)
 	return &Queue{
 		options: options,
-		load:    load{share: options.Share, minimum: int64(options.Minimum), spare: int64(options.ReserveBytes)},
-		wake:    make(chan struct{}, 1),
-		stages:  make(map[*Stage]struct{}),
+		load: load{
+			shallow: shallow{most: options.Shallow, began: time.Now()},
+			share:   options.Share,
+			minimum: int64(options.Minimum),
+			spare:   int64(options.ReserveBytes),
+		},
+		wake:   make(chan struct{}, 1),
+		stages: make(map[*Stage]struct{}),
 	}
 }
 

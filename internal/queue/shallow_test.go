@@ -1,0 +1,113 @@
+package queue
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A message that is flushed by itself has a chunk of its own if it isn't mergeable,
+// and so comes back by itself.
+const (
+	shallowMessage = mergeable + 1000
+	shallowDeep    = 100 * shallowMessage
+	shallowEnough  = 10 * shallowMessage
+)
+
+// fillTo fills the queue, which must take so many bytes.
+func fillTo(t *testing.T, s *Stage, want int) {
+	t.Helper()
+	bytes := 0
+	for ; pushZeros(s, shallowMessage) == nil; bytes += shallowMessage {
+		s.Flush()
+	}
+	wantFull(t, s, shallowMessage)
+	if bytes != want {
+		t.Fatalf("%d bytes were taken, not %d", bytes, want)
+	}
+}
+
+// leave takes n messages and lets go of them.
+func leave(t *testing.T, q *Queue, n int) {
+	t.Helper()
+	for range n {
+		one := limits
+		one.Messages = 1
+		batch, ok := q.Take(one)
+		if !ok {
+			t.Fatal("nothing waits")
+		}
+		batch.Buffers.Free()
+	}
+}
+
+func wantFull(t *testing.T, s *Stage, size int) {
+	t.Helper()
+	if err := pushZeros(s, size); !errors.Is(err, ErrFull) {
+		t.Fatalf("push: %v, not %v", err, ErrFull)
+	}
+}
+
+// C17: a queue that was full takes nothing more until it is shallow, and stays so
+// while more comes than leaves. After a rest it takes a burst again.
+func TestC17ShallowAfterFull(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q, _ := newQueue(maxMessages, shallowDeep, shallowAt(shallowEnough))
+		s := q.NewStage()
+		fillTo(t, s, shallowDeep)
+		for range (shallowDeep - shallowEnough) / shallowMessage {
+			wantFull(t, s, 1)
+			leave(t, q, 1)
+		}
+		for range 50 { // it stands
+			wantFull(t, s, 1)
+			leave(t, q, 1)
+			fillTo(t, s, shallowMessage)
+		}
+		leave(t, q, shallowEnough/shallowMessage)
+		fillTo(t, s, shallowEnough) // there was no rest
+		leave(t, q, shallowEnough/shallowMessage)
+		time.Sleep(shallowRest - 1)
+		fillTo(t, s, shallowEnough) // nor now
+		leave(t, q, shallowEnough/shallowMessage)
+		time.Sleep(shallowRest)
+		fillTo(t, s, shallowDeep)
+	})
+}
+
+// C17: what counts is what waits before a message, so a large one isn't kept out
+// by small ones while a shallow queue has less than enough.
+func TestC17ShallowTakesLargeMessages(t *testing.T) {
+	t.Parallel()
+	q, _ := newQueue(maxMessages, shallowDeep, shallowAt(shallowEnough))
+	s := q.NewStage()
+	fillTo(t, s, shallowDeep)
+	leave(t, q, (shallowDeep-shallowEnough)/shallowMessage+1)
+	if err := pushZeros(s, 5*shallowEnough); err != nil {
+		t.Fatal(err)
+	}
+	wantFull(t, s, 1)
+}
+
+// C17: a queue that has no more because its store, or the whole Client, has no more
+// isn't to stand either; and what was cleared leaves a queue that takes a burst.
+func TestC17ShallowByBudget(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		budget := NewBudget(budgetTotal)
+		q, _ := newQueue(maxMessages, maxBytes, shallowAt(shallowEnough), func(o *Options) {
+			o.Share, o.Minimum = budget.NewShare(maxBytes, 1, budgetMinimum, 0), budgetMinimum
+		})
+		s := q.NewStage()
+		burst := fill(t, s, shallowMessage)
+		leave(t, q, burst/shallowMessage/2)
+		wantFull(t, s, 1)
+		q.Clear(ReasonConnect)
+		time.Sleep(shallowRest)
+		if again := fill(t, s, shallowMessage); again != burst {
+			t.Errorf("%d bytes were taken, not %d", again, burst)
+		}
+	})
+}
