@@ -64,7 +64,7 @@ const connectionMinimum = 256 << 10
 // shallowQueue is the bytes that are enough for a data connection that was full: more
 // than a worker that was refused lets a fast connection run out of until it tries
 // again, and little enough for a processor's caches.
-const shallowQueue = 4 << 20
+const shallowQueue = 3 << 20
 
 func (c *Client) peerOptions() *peer.Options {
 	o := c.options

@@ -70,7 +70,7 @@ type ClientOptions struct {
 	// beyond their own 4 MiB. Default 64 MiB.
 	//
 	// That much is for bursts. A data connection that was full takes no message
-	// while 4 MiB wait, until it has been empty for a millisecond: where more comes
+	// while 3 MiB wait, until it has been empty for a millisecond: where more comes
 	// than leaves, a long queue would only make messages old.
 	QueueBytes int
 	// MemoryBudget bounds those bytes for all stores together. A store may hold at

@@ -40,11 +40,11 @@ func waiting(c *propClient) (bytes uint64) {
 	return bytes
 }
 
-// C17: a queue that was full doesn't stand: it takes nothing while 4 MiB wait, and
+// C17: a queue that was full doesn't stand: it takes nothing while 3 MiB wait, and
 // a burst again once it has come to rest.
 func TestC17QueueDoesNotStand(t *testing.T) {
 	t.Parallel()
-	const size, most, enough = 64 << 10, 16 << 20, 4 << 20
+	const size, most, enough = 64 << 10, 16 << 20, 3 << 20
 	peer := rig.NewPeer(t, rig.PeerOptions{NeverRead: true})
 	c := newPropClient(t, peer.Addr(), func(o *raftmux.ClientOptions) {
 		o.QueueBytes, o.MaxMessageSize = most, 1<<20
