@@ -61,9 +61,9 @@ func NewClient(options ClientOptions) (*Client, error) {
 // connectionMinimum is what each connection may hold whatever the others do.
 const connectionMinimum = 256 << 10
 
-// shallowQueue is the bytes that are enough for a data connection that was full: more
-// than a worker that was refused lets a fast connection run out of until it tries
-// again, and little enough for a processor's caches.
+// shallowQueue is the bytes that are enough for a data connection that was full. It
+// lasts until workers that were refused try again, on the fastest of connections, and
+// still is little enough for a processor's caches.
 const shallowQueue = 3 << 20
 
 func (c *Client) peerOptions() *peer.Options {

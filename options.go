@@ -69,15 +69,17 @@ type ClientOptions struct {
 	// 256 KiB for each further connection at least. Heartbeats and votes count only
 	// beyond their own 4 MiB. Default 64 MiB.
 	//
-	// That much is for bursts. A data connection that was full takes no message
-	// while 3 MiB wait, until it has been empty for a millisecond: where more comes
-	// than leaves, a long queue would only make messages old.
+	// That much is for bursts. Where more comes than leaves, a long queue would only
+	// make messages old: a data connection that was full, by its own bounds or by
+	// MemoryBudget, takes no message above 1 KiB while 3 MiB wait or are with gRPC,
+	// until none was refused for 10 ms or it was empty for a millisecond.
 	QueueBytes int
 	// MemoryBudget bounds those bytes for all stores together. A store may hold at
 	// most half of what is free, so that dead ones leave room for the living. On
 	// top of it each connection is sure of 256 KiB, and that of a store's
 	// heartbeats and votes of 4 MiB. Snapshot messages are bounded by
 	// MaxSnapshots instead. At least four times MaxMessageSize. Default 512 MiB.
+	// Of the memory of messages that have left, up to 4 MiB are kept for the next.
 	MemoryBudget int
 	// MaxBatchMessages cuts batches by count (raft-msg-max-batch-size). Default 128.
 	MaxBatchMessages int

@@ -127,9 +127,9 @@ func (b *bench) carry(p *pair, args child.CarryArgs, size int64) (Sample, error)
 	}, nil
 }
 
-// How many bursts long heartbeats are timed, and in how many times as many rounds
-// as anything else. Of one a millisecond, the p99 of a second's varies by half, and
-// that of five seconds' by a quarter; a bar wants better than that.
+// How many bursts long heartbeats are timed. Of one a millisecond, the p99 of a
+// second's varies by half, and that of five seconds' by a quarter; a bar wants better
+// than that, so they have besideRounds rounds for each of everything else.
 const (
 	besideFactor    = 4
 	besideBarFactor = 14

@@ -115,13 +115,10 @@ func (l *load) reserve(size, mostMessages, mostBytes int, urgent bool) bool {
 		old := l.word.Load()
 		messages, bytes := int(old>>loadBytes), int(old&maxBytes)
 		if messages+1 > mostMessages || bytes+size > mostBytes-int(spare) {
-			l.shallow.begin()
+			l.shallow.noRoom(bytes)
 			return false
 		}
-		if old == 0 {
-			l.shallow.end()
-		}
-		if l.shallow.refuses(bytes) {
+		if l.shallow.refuses(bytes, size) {
 			return false
 		}
 		if !l.word.CompareAndSwap(old, old+1<<loadBytes+uint64(size)) {
@@ -131,7 +128,7 @@ func (l *load) reserve(size, mostMessages, mostBytes int, urgent bool) bool {
 		if l.share == nil || above <= 0 || above <= l.granted.Load() || mutant.Active == mutant.C17 || l.grow(spare) {
 			return true
 		}
-		l.shallow.begin()
+		l.shallow.noRoom(bytes)
 		l.release(1, size)
 		return false
 	}
@@ -139,7 +136,7 @@ func (l *load) reserve(size, mostMessages, mostBytes int, urgent bool) bool {
 
 // release gives room back, and to the share what is no longer needed.
 func (l *load) release(messages, bytes int) {
-	if messages == 0 && bytes == 0 {
+	if messages == 0 && bytes == 0 { // an empty queue doesn't run empty once more
 		return
 	}
 	if l.word.Add(-(uint64(messages)<<loadBytes + uint64(bytes))) == 0 {

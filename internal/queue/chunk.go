@@ -38,6 +38,9 @@ type record struct {
 	dropped          bool
 }
 
+// recordSize is what a record takes.
+const recordSize = 32
+
 // chunk is a run of encoded messages, frame after frame, in the order in which
 // they were accepted. Its content is its data with the payloads put in where they
 // belong, and all that counts bytes counts those. It has one owner at a time:

@@ -155,7 +155,7 @@ func TestChunkComesBackOnce(t *testing.T) {
 // memory is what a queue and its stages hold for messages.
 func memory(q *Queue) (n int) {
 	for _, c := range q.chunks {
-		n += c.referred + cap(c.payloads)*int(unsafe.Sizeof(payload{})) + cap(c.data) + cap(c.records)*int(unsafe.Sizeof(record{})) + int(unsafe.Sizeof(chunk{}))
+		n += c.referred + cap(c.payloads)*int(unsafe.Sizeof(payload{})) + c.memory() + int(unsafe.Sizeof(chunk{}))
 	}
 	return n + cap(q.chunks)*8
 }

@@ -51,9 +51,10 @@ type model struct {
 	dropped  [reasons]uint64
 	closed   bool
 
-	// A queue that was full takes nothing while shallow bytes are there.
+	// A queue that was full takes only small messages while shallow bytes are there.
 	shallow int
 	wasFull bool
+	refused time.Time
 	empty   bool
 	emptied time.Time
 }
@@ -71,16 +72,19 @@ func TestC7Model(t *testing.T) {
 				referTo(rapid.SampledFrom([]int{0, 1100, 3000}).Draw(t, "refer to")))
 			m.newStage(t)
 			t.Repeat(map[string]func(*rapid.T){
-				"":             m.check,
-				"push":         m.push,
-				"push on":      m.push,
-				"burst":        m.burst, // or the queue would never be full
-				"burst on":     m.burst,
-				"fail":         m.fail,
-				"flush":        m.flush,
-				"take":         m.take,
-				"take more":    m.take,
-				"wait":         func(t *rapid.T) { time.Sleep(time.Duration(rapid.IntRange(1, 60).Draw(t, "ms")) * time.Millisecond) },
+				"":          m.check,
+				"push":      m.push,
+				"push on":   m.push,
+				"burst":     m.burst, // or the queue would never be full
+				"burst on":  m.burst,
+				"fail":      m.fail,
+				"flush":     m.flush,
+				"take":      m.take,
+				"take more": m.take,
+				"wait":      func(t *rapid.T) { time.Sleep(time.Duration(rapid.IntRange(1, 60).Draw(t, "ms")) * time.Millisecond) },
+				"wait a bit": func(t *rapid.T) {
+					time.Sleep(time.Duration(rapid.IntRange(1, 20).Draw(t, "of 0.1 ms")) * time.Millisecond / 10)
+				},
 				"clear":        m.clear,
 				"drop staged":  m.dropStaged,
 				"volatile":     m.dropVolatile,
@@ -198,19 +202,26 @@ func (m *model) answer(s *modelStage, size int) error {
 	if s.closed {
 		return ErrDisconnected
 	}
-	if len(m.live) == 0 && time.Since(m.emptied) >= shallowRest {
+	if len(m.live) >= modelMessages || bytes+size > modelBytes {
+		if m.shallow > 0 && bytes >= m.shallow {
+			m.wasFull, m.refused = true, time.Now()
+		}
+		s.left()
+		return ErrFull
+	}
+	if bytes == 0 && time.Since(m.emptied) >= shallowRest {
 		m.wasFull = false
 	}
 	switch {
-	case len(m.live) >= modelMessages || bytes+size > modelBytes:
-		m.wasFull = m.shallow > 0
-		s.left()
-		return ErrFull
-	case m.wasFull && bytes >= m.shallow:
-		s.left()
-		return ErrFull
-	default:
+	case !m.wasFull || bytes < m.shallow || size <= smallMessage:
 		return nil
+	case time.Since(m.refused) >= shallowPeace:
+		m.wasFull = false
+		return nil
+	default:
+		m.refused = time.Now()
+		s.left()
+		return ErrFull
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 //
 // Of large chunks, which one goroutine fills and another lets go of, the one that
 // came back last is given out first, while caches still hold it: a sync.Pool gives
-// one processor what has lain longest with another. Up to warmBytes of those are
+// one processor what has lain longest with another. Up to mostWarm bytes of those are
 // kept for as long as the Pool is.
 type Pool struct {
 	classes [classes]sync.Pool
@@ -25,7 +25,7 @@ const (
 	// warmClass is that of chunks of 64 KiB, from where on what a cache holds is
 	// worth a lock.
 	warmClass = 4
-	warmBytes = 4 << 20
+	mostWarm  = 4 << 20
 )
 
 // get returns an empty chunk with room for at least size bytes.
@@ -52,8 +52,8 @@ func (p *Pool) put(c *chunk) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.warm = append(p.warm, c)
-	p.warmBytes += cap(c.data)
-	for p.warmBytes > warmBytes {
+	p.warmBytes += c.memory()
+	for p.warmBytes > mostWarm {
 		cold := p.warm[0]
 		p.removeWarm(0)
 		p.classes[cold.class].Put(cold)
@@ -76,9 +76,12 @@ func (p *Pool) takeWarm(class int) *chunk {
 	return nil
 }
 
+// memory is what an empty chunk takes.
+func (c *chunk) memory() int { return cap(c.data) + cap(c.records)*recordSize }
+
 // removeWarm removes one of warm. The caller holds p.mu.
 func (p *Pool) removeWarm(i int) {
-	p.warmBytes -= cap(p.warm[i].data)
+	p.warmBytes -= p.warm[i].memory()
 	p.warm = slices.Delete(p.warm, i, i+1)
 }
 

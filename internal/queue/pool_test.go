@@ -3,6 +3,7 @@ package queue
 import (
 	"sync"
 	"testing"
+	"unsafe"
 )
 
 // Large chunks come again as they come back: the last one first, of its class.
@@ -30,10 +31,10 @@ func TestPoolKeepsNoMoreThanItMay(t *testing.T) {
 	var workers sync.WaitGroup
 	for worker := range 4 {
 		workers.Go(func() {
-			for round := range 20 {
+			for round := range 8 {
 				size := smallChunk << ((worker + round) % 8)
 				var chunks []*chunk
-				for range 2*warmBytes/size + 1 {
+				for range 2*mostWarm/size + 1 {
 					chunks = append(chunks, pool.get(size))
 				}
 				for _, c := range chunks {
@@ -47,9 +48,12 @@ func TestPoolKeepsNoMoreThanItMay(t *testing.T) {
 	last.free()
 	sum := 0
 	for _, c := range pool.warm {
-		sum += cap(c.data)
+		sum += c.memory()
 	}
-	if sum != pool.warmBytes || sum > warmBytes || sum < warmBytes/2 {
+	if unsafe.Sizeof(record{}) != recordSize {
+		t.Errorf("a record takes %d bytes", unsafe.Sizeof(record{}))
+	}
+	if sum != pool.warmBytes || sum > mostWarm {
 		t.Errorf("%d bytes are kept, said to be %d", sum, pool.warmBytes)
 	}
 	if pool.get(hugeChunk) != last {

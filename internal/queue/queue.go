@@ -30,8 +30,9 @@ type Options struct {
 	// Messages bounds the messages that wait, staged ones included. Bytes bounds
 	// their bodies and those that gRPC has not let go of.
 	Messages, Bytes int
-	// Shallow is how many bytes are enough for a queue that was full, until it has
-	// been empty for a while: it then takes nothing more. Default 0: none are.
+	// Shallow is a bound on the bytes of a queue that was full: from the refusal of a
+	// message until the queue has come to rest it takes nothing but small messages
+	// while it has that many. Default 0: no such bound.
 	Shallow int
 	// Reserve is the part of Messages that only urgent messages may use, and
 	// ReserveBytes that of Bytes, which is at most Minimum. Default 0.
@@ -57,7 +58,8 @@ type Options struct {
 
 // Queue is safe for concurrent use, but Take has one caller at a time.
 //
-// Locks are taken in the order Queue.all, Stage.mu, Queue.mu.
+// Locks are taken in the order Queue.all, Stage.mu, Queue.mu. Those of load, lent,
+// Share and Pool come last.
 type Queue struct {
 	options Options
 	load    load
@@ -82,7 +84,7 @@ func New(options Options) *Queue {
 	return &Queue{
 		options: options,
 		load: load{
-			shallow: shallow{most: options.Shallow, began: time.Now()},
+			shallow: shallow{enough: options.Shallow, began: time.Now()},
 			share:   options.Share,
 			minimum: int64(options.Minimum),
 			spare:   int64(options.ReserveBytes),

@@ -5,51 +5,74 @@ import (
 	"time"
 )
 
-// shallowRest is how long a queue must have been empty to be deep again. Less
-// may be no more than workers that all waited for room.
-const shallowRest = time.Millisecond
+const (
+	// shallowRest is how long a queue must have been empty to be deep again. It is
+	// longer than workers that were refused wait until they try again: a queue that
+	// only they keep empty is one that they would fill at once.
+	shallowRest = time.Millisecond
+	// shallowPeace is for how long no message must have been refused for that.
+	shallowPeace = 10 * time.Millisecond
+	// smallMessage is the size up to which messages are taken nevertheless: answers,
+	// which nobody sends again soon, and which hardly make a queue long.
+	smallMessage = 1 << 10
+)
 
 // shallow keeps a queue that was full from standing. A deep queue is there for
 // bursts. Where messages come faster than they leave it would stay deep, and all
 // that it could still do is to make each message as old as the queue is long, and
 // to have it written to memory that no cache holds any more. So from the first
 // message that finds no room until the queue has come to rest, a message is taken
-// only while less than most bytes are there. Nothing is lost by that: as many
-// messages leave, for if they ever are too few to keep the connection busy, the
-// queue comes to rest and is deep again.
+// only while less than enough bytes are there.
 //
-// What a queue that stands does, and how to tell it from one that takes up a burst,
-// is from "Controlling Queue Delay" (Nichols and Jacobson, 2012); to go by when the
-// queue last was empty, from "Fail at Scale" (Maurer, 2015).
+// It has come to rest when no message was refused for a while, or if it was empty
+// for a while, for then enough was not enough to keep the connection busy. What
+// tells a queue that stands from one that takes up a burst is from "Controlling Queue
+// Delay" (Nichols and Jacobson, 2012); to go by when the queue was last empty, from
+// "Fail at Scale" (Maurer, 2015).
 //
-// It is safe for concurrent use.
+// It is safe for concurrent use. Calls that overlap may end the state too early or
+// begin it once more, which the next refusal or the next rest puts right.
 type shallow struct {
-	most    int // bytes; 0 for a queue that is always deep
+	enough  int // bytes; 0 for a queue that is always deep
 	began   time.Time
 	on      atomic.Bool
-	emptied atomic.Int64 // when the queue was last seen to run empty, since began
+	refused atomic.Int64 // when a message was refused last, since began
+	emptied atomic.Int64 // when the queue ran empty last, since began
 }
 
-// begin is called when there was no room for a message.
-func (s *shallow) begin() {
-	if s.most > 0 && !s.on.Load() {
+// noRoom is called when there was no room for a message beside so many bytes.
+func (s *shallow) noRoom(bytes int) {
+	if s.enough > 0 && bytes >= s.enough {
+		s.refused.Store(s.now())
 		s.on.Store(true)
 	}
 }
 
-// refuses says whether a queue with so many bytes takes nothing more.
-func (s *shallow) refuses(bytes int) bool { return s.on.Load() && bytes >= s.most }
-
-// end is called when a message finds the queue empty.
-func (s *shallow) end() {
-	if s.on.Load() && time.Since(s.began)-time.Duration(s.emptied.Load()) >= shallowRest {
+// refuses says whether a queue with so many bytes doesn't take a message of size.
+func (s *shallow) refuses(bytes, size int) bool {
+	if !s.on.Load() {
+		return false
+	}
+	if bytes == 0 && s.now()-s.emptied.Load() >= int64(shallowRest) {
 		s.on.Store(false)
 	}
+	if bytes < s.enough || size <= smallMessage {
+		return false
+	}
+	now := s.now()
+	if now-s.refused.Load() >= int64(shallowPeace) {
+		s.on.Store(false)
+		return false
+	}
+	s.refused.Store(now)
+	return true
 }
 
 // ranEmpty is called when the last bytes have left.
 func (s *shallow) ranEmpty() {
 	if s.on.Load() {
-		s.emptied.Store(int64(time.Since(s.began)))
+		s.emptied.Store(s.now())
 	}
 }
+
+func (s *shallow) now() int64 { return int64(time.Since(s.began)) }

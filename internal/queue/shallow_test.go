@@ -58,11 +58,12 @@ func TestC17ShallowAfterFull(t *testing.T) {
 		s := q.NewStage()
 		fillTo(t, s, shallowDeep)
 		for range (shallowDeep - shallowEnough) / shallowMessage {
-			wantFull(t, s, 1)
+			wantFull(t, s, smallMessage+1)
 			leave(t, q, 1)
 		}
 		for range 50 { // it stands
-			wantFull(t, s, 1)
+			wantFull(t, s, smallMessage+1)
+			time.Sleep(shallowPeace / 10)
 			leave(t, q, 1)
 			fillTo(t, s, shallowMessage)
 		}
@@ -73,8 +74,65 @@ func TestC17ShallowAfterFull(t *testing.T) {
 		fillTo(t, s, shallowEnough) // nor now
 		leave(t, q, shallowEnough/shallowMessage)
 		time.Sleep(shallowRest)
+		q.EndGeneration() // gives nothing back
 		fillTo(t, s, shallowDeep)
 	})
+}
+
+// C17: a queue that was full is deep again when it kept up for a while, however
+// seldom it is empty.
+func TestC17ShallowUntilItKeepsUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q, _ := newQueue(maxMessages, shallowDeep, shallowAt(shallowEnough))
+		s := q.NewStage()
+		fillTo(t, s, shallowDeep)
+		leave(t, q, (shallowDeep-shallowMessage)/shallowMessage)
+		for time.Sleep(shallowRest / 2); ; time.Sleep(shallowRest / 2) { // never empty, and a message now and then
+			if err := pushZeros(s, shallowMessage); err != nil {
+				t.Fatal(err)
+			}
+			s.Flush()
+			leave(t, q, 1)
+			if q.load.shallow.now() >= int64(shallowPeace) {
+				break
+			}
+		}
+		fillTo(t, s, shallowDeep-shallowMessage)
+		leave(t, q, 1)
+		wantFull(t, s, smallMessage+1) // it stands again
+	})
+}
+
+// C17: answers find room beside the appends that a queue is full of; and a queue that
+// is full of answers isn't one that stands.
+func TestC17ShallowTakesSmallMessages(t *testing.T) {
+	t.Parallel()
+	q, _ := newQueue(100, shallowDeep, shallowAt(shallowEnough))
+	s := q.NewStage()
+	for pushZeros(s, shallowMessage) == nil {
+		s.Flush()
+	}
+	leave(t, q, 50)
+	wantFull(t, s, smallMessage+1)
+	for range 50 {
+		if err := pushZeros(s, smallMessage); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantFull(t, s, smallMessage)
+
+	q, _ = newQueue(100, shallowDeep, shallowAt(shallowEnough))
+	s = q.NewStage()
+	for pushZeros(s, 10) == nil {
+		s.Flush()
+	}
+	leave(t, q, 90)
+	for range 20 {
+		if err := pushZeros(s, shallowMessage); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // C17: what counts is what waits before a message, so a large one isn't kept out
@@ -88,7 +146,7 @@ func TestC17ShallowTakesLargeMessages(t *testing.T) {
 	if err := pushZeros(s, 5*shallowEnough); err != nil {
 		t.Fatal(err)
 	}
-	wantFull(t, s, 1)
+	wantFull(t, s, smallMessage+1)
 }
 
 // C17: a queue that has no more because its store, or the whole Client, has no more
@@ -103,7 +161,7 @@ func TestC17ShallowByBudget(t *testing.T) {
 		s := q.NewStage()
 		burst := fill(t, s, shallowMessage)
 		leave(t, q, burst/shallowMessage/2)
-		wantFull(t, s, 1)
+		wantFull(t, s, smallMessage+1)
 		q.Clear(ReasonConnect)
 		time.Sleep(shallowRest)
 		if again := fill(t, s, shallowMessage); again != burst {
