@@ -72,7 +72,7 @@ type ClientOptions struct {
 	// That much is for bursts. Where more comes than leaves, a long queue would only
 	// make messages old: a data connection that was full, by its own bounds or by
 	// MemoryBudget, takes no message above 1 KiB while 3 MiB wait or are with gRPC,
-	// until none was refused for 10 ms or it was empty for a millisecond.
+	// until none was refused for 5 s or it was empty for a millisecond.
 	QueueBytes int
 	// MemoryBudget bounds those bytes for all stores together. A store may hold at
 	// most half of what is free, so that dead ones leave room for the living. On

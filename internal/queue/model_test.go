@@ -82,6 +82,7 @@ func TestC7Model(t *testing.T) {
 				"take":      m.take,
 				"take more": m.take,
 				"wait":      func(t *rapid.T) { time.Sleep(time.Duration(rapid.IntRange(1, 60).Draw(t, "ms")) * time.Millisecond) },
+				"wait long": func(t *rapid.T) { time.Sleep(shallowPeace - time.Duration(rapid.IntRange(0, 1).Draw(t, "less"))) },
 				"wait a bit": func(t *rapid.T) {
 					time.Sleep(time.Duration(rapid.IntRange(1, 20).Draw(t, "of 0.1 ms")) * time.Millisecond / 10)
 				},

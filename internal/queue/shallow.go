@@ -10,8 +10,10 @@ const (
 	// longer than workers that were refused wait until they try again: a queue that
 	// only they keep empty is one that they would fill at once.
 	shallowRest = time.Millisecond
-	// shallowPeace is for how long no message must have been refused for that.
-	shallowPeace = 10 * time.Millisecond
+	// shallowPeace is for how long no message must have been refused for that. It is
+	// longer than Raft waits until it tries again a peer to whom nothing could be
+	// sent: a heartbeat's interval, which is 2 s in TiKV.
+	shallowPeace = 5 * time.Second
 	// smallMessage is the size up to which messages are taken nevertheless: answers,
 	// which nobody sends again soon, and which hardly make a queue long.
 	smallMessage = 1 << 10
