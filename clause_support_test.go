@@ -103,6 +103,7 @@ func (c *propClient) ledger() (sum raftmux.Ledger) {
 		sum.Accepted += connection.Ledger.Accepted
 		sum.Sent += connection.Ledger.Sent
 		sum.Queued += connection.Ledger.Queued
+		sum.QueuedBytes += connection.Ledger.QueuedBytes
 		for reason, n := range connection.Ledger.Dropped {
 			sum.Dropped[reason] += n
 		}

@@ -38,7 +38,7 @@ type record struct {
 	dropped          bool
 }
 
-// recordSize is what a record takes.
+// recordSize is what a record takes, in bytes.
 const recordSize = 32
 
 // chunk is a run of encoded messages, frame after frame, in the order in which
@@ -66,6 +66,9 @@ type chunk struct {
 	lent       int
 	generation uint64
 }
+
+// memory is what an empty chunk takes.
+func (c *chunk) memory() int { return cap(c.data) + cap(c.records)*recordSize }
 
 // start returns where the frame of record i begins.
 func (c *chunk) start(i int) int {

@@ -25,7 +25,8 @@ const (
 	// warmClass is that of chunks of 64 KiB, from where on what a cache holds is
 	// worth a lock.
 	warmClass = 4
-	mostWarm  = 4 << 20
+	// mostWarm is what a connection that was full still holds, and some more.
+	mostWarm = 4 << 20
 )
 
 // get returns an empty chunk with room for at least size bytes.
@@ -75,9 +76,6 @@ func (p *Pool) takeWarm(class int) *chunk {
 	}
 	return nil
 }
-
-// memory is what an empty chunk takes.
-func (c *chunk) memory() int { return cap(c.data) + cap(c.records)*recordSize }
 
 // removeWarm removes one of warm. The caller holds p.mu.
 func (p *Pool) removeWarm(i int) {

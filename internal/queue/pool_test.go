@@ -23,6 +23,14 @@ func TestPoolGivesTheWarmest(t *testing.T) {
 	}
 }
 
+// What a chunk's records take is what is counted for them.
+func TestRecordSize(t *testing.T) {
+	t.Parallel()
+	if size := unsafe.Sizeof(record{}); size != recordSize {
+		t.Errorf("a record takes %d bytes, not %d", size, recordSize)
+	}
+}
+
 // What is kept warm has a bound, which old chunks of any class make way for, and
 // an account that agrees with it, whatever goes on at the same time.
 func TestPoolKeepsNoMoreThanItMay(t *testing.T) {
@@ -49,9 +57,6 @@ func TestPoolKeepsNoMoreThanItMay(t *testing.T) {
 	sum := 0
 	for _, c := range pool.warm {
 		sum += c.memory()
-	}
-	if unsafe.Sizeof(record{}) != recordSize {
-		t.Errorf("a record takes %d bytes", unsafe.Sizeof(record{}))
 	}
 	if sum != pool.warmBytes || sum > mostWarm {
 		t.Errorf("%d bytes are kept, said to be %d", sum, pool.warmBytes)

@@ -22,9 +22,9 @@ const (
 // shallow keeps a queue that was full from standing. A deep queue is there for
 // bursts. Where messages come faster than they leave it would stay deep, and all
 // that it could still do is to make each message as old as the queue is long, and
-// to have it written to memory that no cache holds any more. So from the first
-// message that finds no room until the queue has come to rest, a message is taken
-// only while less than enough bytes are there.
+// to have it written to memory that no cache holds any more. So when a message finds
+// no room, and the queue isn't full of small ones, it takes from then on until it has
+// come to rest nothing but small messages while enough bytes are there.
 //
 // It has come to rest when no message was refused for a while, or if it was empty
 // for a while, for then enough was not enough to keep the connection busy. What
@@ -50,11 +50,14 @@ func (s *shallow) noRoom(bytes int) {
 	}
 }
 
-// refuses says whether a queue with so many bytes doesn't take a message of size.
+// refuses says whether a queue with so many bytes doesn't take a message of size. It
+// is a part of every Push, and small enough to be inlined.
 func (s *shallow) refuses(bytes, size int) bool {
-	if !s.on.Load() {
-		return false
-	}
+	return s.on.Load() && s.refusesNow(bytes, size)
+}
+
+// refusesNow is refuses while the state is on, which it notes or ends.
+func (s *shallow) refusesNow(bytes, size int) bool {
 	if bytes == 0 && s.now()-s.emptied.Load() >= int64(shallowRest) {
 		s.on.Store(false)
 	}

@@ -28,6 +28,15 @@ func fillTo(t *testing.T, s *Stage, want int) {
 	}
 }
 
+// filled returns a queue that is full of appends, and the stage that they came by.
+func filled(t *testing.T) (*Queue, *Stage) {
+	t.Helper()
+	q, _ := newQueue(maxMessages, shallowDeep, shallowAt(shallowEnough))
+	s := q.NewStage()
+	fillTo(t, s, shallowDeep)
+	return q, s
+}
+
 // leave takes n messages and lets go of them.
 func leave(t *testing.T, q *Queue, n int) {
 	t.Helper()
@@ -54,9 +63,7 @@ func wantFull(t *testing.T, s *Stage, size int) {
 func TestC17ShallowAfterFull(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		q, _ := newQueue(maxMessages, shallowDeep, shallowAt(shallowEnough))
-		s := q.NewStage()
-		fillTo(t, s, shallowDeep)
+		q, s := filled(t)
 		for range (shallowDeep - shallowEnough) / shallowMessage {
 			wantFull(t, s, smallMessage+1)
 			leave(t, q, 1)
@@ -84,19 +91,16 @@ func TestC17ShallowAfterFull(t *testing.T) {
 func TestC17ShallowUntilItKeepsUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		q, _ := newQueue(maxMessages, shallowDeep, shallowAt(shallowEnough))
-		s := q.NewStage()
-		fillTo(t, s, shallowDeep)
+		q, s := filled(t)
 		leave(t, q, (shallowDeep-shallowMessage)/shallowMessage)
-		for time.Sleep(shallowRest / 2); ; time.Sleep(shallowRest / 2) { // never empty, and a message now and then
+		const pause = shallowRest / 2
+		for range shallowPeace / pause { // never empty, and a message now and then
+			time.Sleep(pause)
 			if err := pushZeros(s, shallowMessage); err != nil {
 				t.Fatal(err)
 			}
 			s.Flush()
 			leave(t, q, 1)
-			if q.load.shallow.now() >= int64(shallowPeace) {
-				break
-			}
 		}
 		fillTo(t, s, shallowDeep-shallowMessage)
 		leave(t, q, 1)
@@ -139,9 +143,7 @@ func TestC17ShallowTakesSmallMessages(t *testing.T) {
 // by small ones while a shallow queue has less than enough.
 func TestC17ShallowTakesLargeMessages(t *testing.T) {
 	t.Parallel()
-	q, _ := newQueue(maxMessages, shallowDeep, shallowAt(shallowEnough))
-	s := q.NewStage()
-	fillTo(t, s, shallowDeep)
+	q, s := filled(t)
 	leave(t, q, (shallowDeep-shallowEnough)/shallowMessage+1)
 	if err := pushZeros(s, 5*shallowEnough); err != nil {
 		t.Fatal(err)
