@@ -129,6 +129,26 @@ func TestC17ControlReserveInBytes(t *testing.T) {
 	}
 }
 
+// C17: the control lane never gets shallow: there is room for votes, though heartbeats
+// were refused beside ever so many bytes.
+func TestC17ControlIsNeverShallow(t *testing.T) {
+	t.Parallel()
+	const context, size, left = 4 << 10, 16 << 20, 1 << 20 // what heartbeats leave
+	h := newSending(t, func(o *raftmux.ClientOptions) {
+		o.QueueMessages, o.QueueBytes, o.MaxMessageSize = 1<<20, size, 4<<20
+	})
+	t.Cleanup(h.resolver.Block(there))
+	sender := h.sender(t)
+	heartbeat, vote := rig.Heartbeat(1, there, 2), rig.Vote(1, there, 2)
+	heartbeat.Message.Context, vote.Message.Context = make([]byte, context), make([]byte, context)
+	if heartbeats := fill(t, sender, heartbeat) * heartbeat.Size(); heartbeats < size-left-2*context {
+		t.Errorf("%d bytes of heartbeats, want %d", heartbeats, size-left)
+	}
+	if votes := fill(t, sender, vote) * vote.Size(); votes < left-2*context {
+		t.Errorf("%d bytes of votes, want %d", votes, left)
+	}
+}
+
 // C17: the lanes have ledgers of their own.
 func TestC17LedgerByLane(t *testing.T) {
 	t.Parallel()

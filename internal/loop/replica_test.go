@@ -26,7 +26,8 @@ type replica struct {
 
 	applied []appliedEntry
 	writes  map[uint64]write
-	reads   map[uint64]read // by number, those that Raft has not answered
+	reads   map[uint64]read  // by number, those that are not answered
+	known   []raft.ReadState // what Raft answered, of which not all is applied
 	// The host's lease: see extend.
 	leaseTerm  uint64
 	leaseUntil int64
@@ -173,6 +174,19 @@ func (r *replica) readIndex(term uint64) {
 	r.node.ReadIndex(binary.LittleEndian.AppendUint64(nil, number))
 }
 
+// serve ends the reads that can be served. What a Ready has committed ends at
+// MaxSizePerMsg, so Raft may answer before all of that is applied.
+func (r *replica) serve() {
+	applied := uint64(0)
+	if n := len(r.applied); n > 0 {
+		applied = r.applied[n-1].index
+	}
+	for len(r.known) > 0 && r.known[0].Index <= applied {
+		r.answer(r.known[0])
+		r.known = r.known[1:]
+	}
+}
+
 // answer ends a read. Under a lease, nothing may be missing that a client had
 // seen when it began.
 func (r *replica) answer(state raft.ReadState) {
@@ -182,9 +196,6 @@ func (r *replica) answer(state raft.ReadState) {
 		return
 	}
 	delete(r.reads, number)
-	if n := len(r.applied); n == 0 || r.applied[n-1].index < state.Index {
-		panic("a read is answered before it can be served")
-	}
 	counts := &r.history().counts
 	switch {
 	case !rd.leased:
@@ -238,11 +249,11 @@ func (r *replica) handleReady() {
 	}
 	if ready.SoftState != nil && ready.RaftState != raft.StateLeader {
 		clear(r.reads)
+		r.known = nil
 	}
 	r.apply(ready.CommittedEntries)
-	for _, state := range ready.ReadStates {
-		r.answer(state)
-	}
+	r.known = append(r.known, ready.ReadStates...)
+	r.serve()
 	r.node.Advance(ready)
 	r.send(ready.Messages)
 }
