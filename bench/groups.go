@@ -24,7 +24,13 @@ const (
 	memory     = "memory"
 	blocked    = "blocked"
 	snapshots  = "snapshots"
+	raftful    = "raft"
 )
+
+// allGroups are their names.
+func allGroups() []string {
+	return []string{throughput, regions, stores, latency, roundTrip, memory, blocked, snapshots, raftful}
+}
 
 // Settings are what the flags say.
 type Settings struct {
@@ -68,6 +74,7 @@ func (b *bench) run() error {
 		{memory, b.memory},
 		{blocked, b.blocked},
 		{snapshots, b.snapshots},
+		{raftful, b.raftGroups},
 	} {
 		if !slices.Contains(b.settings.Groups, group.name) {
 			continue

@@ -72,7 +72,7 @@ const (
 
 // parse reads the flags.
 func parse(args []string, usage io.Writer) (settings Settings, folder string, err error) {
-	groups := []string{throughput, regions, stores, latency, roundTrip, memory, blocked, snapshots}
+	groups := allGroups()
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(usage)
 	quick := flags.Bool("quick", false, "a smoke test of under a minute, whose figures mean nothing")

@@ -73,6 +73,7 @@ func (r *report) markdown() string {
 	r.latencyTable(&b)
 	r.quietTable(&b)
 	r.snapshotTable(&b)
+	r.raftTable(&b)
 	return b.String()
 }
 
@@ -175,6 +176,21 @@ func (r *report) snapshotTable(b *strings.Builder) {
 	}
 }
 
+func (r *report) raftTable(b *strings.Builder) {
+	cases := r.cases(raftful)
+	if len(cases) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "\n## Real Raft groups\n\nThree stores in one process; clients write to each group's leader and wait. CPU is of all that, for each write; latencies are from proposal to acknowledgement, in ms. Elected are leaders, orphaned the writes that were under way when theirs fell. Medians over rounds.\n\n")
+	fmt.Fprintf(b, "| groups | transport | writes/s | CPU µs | p50 | p99 | refused | elected | orphaned |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
+	for _, c := range cases {
+		m := func(figure func(Sample) float64) float64 { return stats.Median(r.results.values(c, figure)) }
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %.0f | %.0f | %s | %.0f | %.0f |\n", c.Shape, c.Arm, number(m(rateOf)),
+			number(m(Sample.CPU)/1000), m(p50)/1e6, m(p99)/1e6, number(m(func(s Sample) float64 { return float64(s.Refused) })),
+			m(func(s Sample) float64 { return float64(s.Elected) }), m(func(s Sample) float64 { return float64(s.Lost) }))
+	}
+}
+
 // losses returns the share of attempts that were refused, and how many messages
 // were lost in all rounds.
 func (r *report) losses(c Case) (refused float64, lost int64) {
@@ -200,7 +216,7 @@ func (r *report) cases(groups ...string) []Case {
 	}
 	key := func(c Case) []int {
 		return []int{
-			slices.Index(groups, c.Group), slices.Index(append(snapshotShapes(), r.settings.Shapes...), c.Shape),
+			slices.Index(groups, c.Group), slices.Index(slices.Concat(snapshotShapes(), raftShapes(), r.settings.Shapes), c.Shape),
 			c.Stores, c.Regions, slices.Index(allArms(), c.Arm),
 		}
 	}
@@ -237,7 +253,7 @@ func (r *report) json() ([]byte, error) {
 			finite(v.Rates.Median), v.Rounds, v.Met,
 		})
 	}
-	for _, c := range r.cases(throughput, regions, stores, latency, roundTrip, memory, blocked, snapshots) {
+	for _, c := range r.cases(allGroups()...) {
 		all.Series = append(all.Series, series{c, r.results.Samples[c]})
 	}
 	text, err := json.MarshalIndent(all, "", "\t")

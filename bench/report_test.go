@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -96,6 +97,25 @@ func TestTablesSayWhatWentWrong(t *testing.T) {
 		if strings.HasPrefix(line, "|") && !strings.HasSuffix(line, "|") {
 			t.Errorf("a row without an end: %s", line)
 		}
+	}
+}
+
+// Real groups are told in the order of their plans, with what the clients saw.
+func TestRaftTable(t *testing.T) {
+	r := newResults()
+	for i, shape := range raftShapes() {
+		c := Case{Group: raftful, Arm: "raftmux etcdraft", Shape: shape, Regions: 10, Stores: 3}
+		r.add(c, Sample{Messages: 10, Rate: 1234, SenderCPU: 56_000, P50: 7 * time.Millisecond, P99: 89 * time.Millisecond, Refused: uint64(i), Lost: 21, Elected: 3})
+	}
+	text := newReport(Settings{}, r, time.Now()).markdown()
+	at := 0
+	for i, shape := range raftShapes() {
+		row := fmt.Sprintf("| %s | raftmux etcdraft | 1234 | 56.0 | 7 | 89 | %s | 3 | 21 |\n", shape, number(float64(i)))
+		found := strings.Index(text[at:], row)
+		if found < 0 {
+			t.Fatalf("no %q behind the one before it in\n%s", row, text)
+		}
+		at += found
 	}
 }
 

@@ -37,6 +37,9 @@ type Sample struct {
 	P50, P99, P999 time.Duration
 	// Bytes are memory in use, or what is held in a blocked stream.
 	Bytes float64
+	// Elected are the leaders of real Raft groups. There Messages are writes, Lost those
+	// of which nobody knows what became, and SenderCPU is that of all three stores.
+	Elected uint64
 	// SenderPeak and ReceiverPeak are the most memory above that before.
 	SenderPeak, ReceiverPeak uint64
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/raftmux/raftmux/bench/internal/groups"
 	"github.com/raftmux/raftmux/bench/internal/load"
 	"github.com/raftmux/raftmux/bench/internal/measure"
 )
@@ -18,6 +19,9 @@ type Arm struct {
 	Serve func(ServeOptions) (Receiver, error)
 	// Dial starts the sending half. It is a Flooder or a Pinger.
 	Dial func(DialOptions) (Sender, error)
+	// Groups starts both halves of one of three stores with real Raft groups. It is
+	// nil for those that carry no messages of several such.
+	Groups groups.Start
 }
 
 // ServeOptions is what a receiving half is given.

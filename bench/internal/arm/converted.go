@@ -26,6 +26,7 @@ func convertedArm() Arm {
 			}
 			return &convertedSender{sender}, nil
 		},
+		Groups: startUsualStore,
 	}
 }
 

@@ -26,6 +26,7 @@ func etcdraftArm() Arm {
 			}
 			return &etcdSender{sender.(*raftmuxSender)}, nil
 		},
+		Groups: startMuxStore,
 	}
 }
 

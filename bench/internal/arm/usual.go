@@ -37,17 +37,21 @@ func usualArm() Arm {
 func serveUsual(o ServeOptions, service func(*host) tikvpb.TikvServer) (Receiver, error) {
 	r := &grpcReceiver{}
 	for range o.Stores {
-		server := grpc.NewServer(
-			grpc.MaxRecvMsgSize(usualLimit),
-			grpc.InitialWindowSize(raftmux.DefaultWindowSize),
-			grpc.InitialConnWindowSize(raftmux.DefaultWindowSize),
-		)
-		tikvpb.RegisterTikvServer(server, service(newHost(o.Sink)))
-		if err := r.serve(server); err != nil {
+		if err := r.serve(newUsualServer(service(newHost(o.Sink)))); err != nil {
 			return nil, err
 		}
 	}
 	return r, nil
+}
+
+func newUsualServer(service tikvpb.TikvServer) *grpc.Server {
+	server := grpc.NewServer(
+		grpc.MaxRecvMsgSize(usualLimit),
+		grpc.InitialWindowSize(raftmux.DefaultWindowSize),
+		grpc.InitialConnWindowSize(raftmux.DefaultWindowSize),
+	)
+	tikvpb.RegisterTikvServer(server, service)
+	return server
 }
 
 // usualServer has no methods but BatchRaft; the others are not called.
@@ -86,27 +90,43 @@ func dialUsual(o DialOptions) (*usualSender, error) {
 	if err := closeUnused(o.Back); err != nil {
 		return nil, err
 	}
+	return connectUsual(o.Endpoint.Addresses)
+}
+
+func connectUsual(addresses []string, more ...grpc.DialOption) (*usualSender, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &usualSender{cancel: cancel}
-	for _, address := range o.Endpoint.Addresses {
-		conn, err := grpc.NewClient("passthrough:///"+address,
-			grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithInitialWindowSize(raftmux.DefaultWindowSize),
-			grpc.WithInitialConnWindowSize(raftmux.DefaultWindowSize),
-		)
-		if err != nil {
+	options := append([]grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithInitialWindowSize(raftmux.DefaultWindowSize),
+		grpc.WithInitialConnWindowSize(raftmux.DefaultWindowSize),
+	}, more...)
+	for _, address := range addresses {
+		if err := s.connect(ctx, address, options); err != nil {
 			return nil, errors.Join(fmt.Errorf("usual: %w", err), s.Close())
 		}
-		s.add(conn.Close)
-		stream, err := tikvpb.NewTikvClient(conn).BatchRaft(ctx)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("usual: %w", err), s.Close())
-		}
-		queue := make(chan *raft_serverpb.RaftMessage, usualQueue)
-		s.queues = append(s.queues, queue)
-		s.running.Go(func() { s.fail(batch(ctx, queue, stream)) })
 	}
 	return s, nil
+}
+
+// connect adds the connection to a store. One without an address is the own one.
+func (s *usualSender) connect(ctx context.Context, address string, options []grpc.DialOption) error {
+	queue := make(chan *raft_serverpb.RaftMessage, usualQueue)
+	s.queues = append(s.queues, queue)
+	if address == "" {
+		return nil
+	}
+	conn, err := grpc.NewClient("passthrough:///"+address, options...)
+	if err != nil {
+		return err
+	}
+	s.add(conn.Close)
+	stream, err := tikvpb.NewTikvClient(conn).BatchRaft(ctx)
+	if err != nil {
+		return err
+	}
+	s.running.Go(func() { s.fail(batch(ctx, queue, stream)) })
+	return nil
 }
 
 // batch sends what is in the queue, as much as there is up to usualBatch.
@@ -148,8 +168,13 @@ func (s *usualSender) Close() error {
 
 // offer puts a message into the queue of its store unless that is full.
 func (s *usualSender) offer(message *raft_serverpb.RaftMessage) bool {
+	return s.offerTo(message.ToPeer.StoreId-load.FirstStore, message)
+}
+
+// offerTo is offer for a store by its place among the addresses.
+func (s *usualSender) offerTo(store uint64, message *raft_serverpb.RaftMessage) bool {
 	select {
-	case s.queues[message.ToPeer.StoreId-load.FirstStore] <- message:
+	case s.queues[store] <- message:
 		return true
 	default:
 		return false

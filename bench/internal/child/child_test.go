@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/raftmux/raftmux/bench/internal/arm"
+	"github.com/raftmux/raftmux/bench/internal/groups"
 	"github.com/raftmux/raftmux/bench/internal/load"
 )
 
@@ -170,6 +171,8 @@ func TestWhatIsNotKnown(t *testing.T) {
 		"a worker":    half.Load(load.Plan{}, &None{}),
 		"a ping":      half.Ping(None{}, &None{}),
 		"a burst":     half.Burst(BurstArgs{}, &BurstReply{}),
+		"a cluster":   half.Groups(GroupsArgs{Arm: "pigeon"}, &groups.Outcome{}),
+		"groups":      half.Groups(GroupsArgs{Arm: "rafthttp"}, &groups.Outcome{}),
 	} {
 		if err == nil {
 			t.Errorf("no error where %s is missing", what)
