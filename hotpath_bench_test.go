@@ -2,7 +2,9 @@ package raftmux
 
 import (
 	"context"
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"github.com/pingcap/kvproto/pkg/metapb"
@@ -57,6 +59,45 @@ func sendFlush(b *testing.B, message *raft_serverpb.RaftMessage, referTo int) {
 	if err := client.Close(context.Background()); err != nil {
 		b.Fatal(err)
 	}
+}
+
+// BenchmarkRefused is what Send and Flush spend on a message that finds no room, or
+// whose store is paused: what one store costs the workers that serve others.
+func BenchmarkRefused(b *testing.B) {
+	for _, reason := range []error{ErrFull, ErrPaused} {
+		for _, shape := range shapes()[1:3] {
+			b.Run(ReasonLabel(reason)+"/"+shape.name, func(b *testing.B) { refused(b, shape.message, reason) })
+		}
+	}
+}
+
+func refused(b *testing.B, message *raft_serverpb.RaftMessage, reason error) {
+	client, err := NewClient(ClientOptions{StoreID: 1, Resolver: never{}, Router: deaf{}, QueueMessages: 16, MaxMessageAge: time.Hour})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if reason == ErrPaused {
+		client.SetAllowlist([]uint64{99})
+	}
+	sender := client.NewSender()
+	for range 16 {
+		_ = sender.Send(message)
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := range b.N {
+		if err := sender.Send(message); !errors.Is(err, reason) {
+			b.Fatal(err)
+		}
+		if i%perFlush == 0 {
+			sender.Flush()
+		}
+	}
+	b.StopTimer()
+	sender.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = client.Close(ctx) // what waits is dropped
 }
 
 // BenchmarkReceive is what a Server spends on a message from the batch's bytes
@@ -155,6 +196,14 @@ func shapes() []shape {
 type nowhere struct{}
 
 func (nowhere) Resolve(context.Context, uint64, string) (string, error) { return "nowhere", nil }
+
+// never doesn't answer.
+type never struct{}
+
+func (never) Resolve(ctx context.Context, _ uint64, _ string) (string, error) {
+	<-ctx.Done()
+	return "", ctx.Err()
+}
 
 // deaf is a host that takes everything and keeps nothing.
 type deaf struct{}

@@ -88,6 +88,7 @@ type ledgerCollector struct {
 	batches     *prometheus.Desc
 	held        *prometheus.Desc
 	oldest      *prometheus.Desc
+	flooded     *prometheus.Desc
 	state       *prometheus.Desc
 }
 
@@ -112,6 +113,8 @@ func newLedgerCollector(stores func() []StoreStatus) *ledgerCollector {
 			labels, nil),
 		oldest: prometheus.NewDesc("raftmux_queue_oldest_seconds",
 			"How long the oldest message that waits has waited. Compare with raft-msg-max-age.", labels, nil),
+		flooded: prometheus.NewDesc("raftmux_queue_flooded",
+			"1 while a queue that was full takes no large messages beside 3 MiB, 0 otherwise. More comes than leaves.", labels, nil),
 		state: prometheus.NewDesc("raftmux_store_state",
 			"1 for the state that the store is in: connecting, up, down, tombstone.", []string{"store_id", "state"}, nil),
 	}
@@ -119,7 +122,7 @@ func newLedgerCollector(stores func() []StoreStatus) *ledgerCollector {
 
 // Describe implements prometheus.Collector.
 func (l *ledgerCollector) Describe(descs chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{l.messages, l.bytes, l.queued, l.queuedBytes, l.batches, l.held, l.oldest, l.state} {
+	for _, desc := range []*prometheus.Desc{l.messages, l.bytes, l.queued, l.queuedBytes, l.batches, l.held, l.oldest, l.flooded, l.state} {
 		descs <- desc
 	}
 }
@@ -134,6 +137,11 @@ func (l *ledgerCollector) Collect(metrics chan<- prometheus.Metric) {
 			l.collect(metrics, c.Ledger, c.Batches, id, c.Lane, index)
 			metrics <- prometheus.MustNewConstMetric(l.held, prometheus.GaugeValue, float64(c.HeldBytes), id, c.Lane, index)
 			metrics <- prometheus.MustNewConstMetric(l.oldest, prometheus.GaugeValue, c.OldestAge.Seconds(), id, c.Lane, index)
+			flooded := 0.0
+			if c.Flooded {
+				flooded = 1
+			}
+			metrics <- prometheus.MustNewConstMetric(l.flooded, prometheus.GaugeValue, flooded, id, c.Lane, index)
 		}
 		if store.Snapshots.Accepted > 0 {
 			l.collect(metrics, store.Snapshots, 0, id, "snapshot", "0")

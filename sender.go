@@ -30,8 +30,11 @@ type Sender struct {
 	// refused counts the other refusals since the last flush, so that a store
 	// that takes nothing doesn't make every Send meet at the metrics' lock.
 	refused map[refusal]int
-	kvraft  kvEncoder
-	closed  bool
+	// errors are made several at once, for while a store takes nothing each Send
+	// needs one.
+	errors []SendError
+	kvraft kvEncoder
+	closed bool
 }
 
 type refusal struct {
@@ -304,14 +307,23 @@ func (s *Sender) refuse(envelope Envelope, reason error, detail string) error {
 	if !errors.Is(reason, ErrFull) {
 		s.CountRefused(envelope.ToStoreID, reason)
 	}
-	return &SendError{
+	if len(s.errors) == 0 {
+		s.errors = make([]SendError, errorsAtOnce)
+	}
+	refusal := &s.errors[0]
+	s.errors = s.errors[1:]
+	*refusal = SendError{
 		StoreID:  envelope.ToStoreID,
 		RegionID: envelope.RegionID,
 		PeerID:   envelope.ToPeerID,
 		Reason:   reason,
 		Detail:   detail,
 	}
+	return refusal
 }
+
+// errorsAtOnce is 1 KiB of them, which is what a host keeps that keeps one.
+const errorsAtOnce = 16
 
 // maxKept is the length above which a list is given back once it is empty.
 const maxKept = 2048

@@ -2,8 +2,11 @@ package raftmux_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/raftmux/raftmux"
 	"github.com/raftmux/raftmux/internal/rig"
@@ -75,6 +78,38 @@ func TestC17QueueDoesNotStand(t *testing.T) {
 		defer peer.Resume()
 		return c.fill(t, message)*size >= most-2*size
 	}, "a burst is taken again")
+}
+
+// Operators see which queue was full, and for how long that matters.
+func TestFloodedQueueIsSeen(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	peer := rig.NewPeer(t, rig.PeerOptions{NeverRead: true})
+	c := newPropClient(t, peer.Addr(), func(o *raftmux.ClientOptions) {
+		o.QueueBytes, o.MaxMessageSize, o.Registerer = 16<<20, 1<<20, registry
+	})
+	flooded := func() (lanes []string) {
+		for _, connection := range c.Stores()[0].Connections {
+			if connection.Flooded {
+				lanes = append(lanes, connection.Lane)
+			}
+		}
+		if n := gathered(t, registry, "raftmux_queue_flooded"); int(n) != len(lanes) {
+			t.Errorf("the metric says %g, the status %q", n, lanes)
+		}
+		return lanes
+	}
+	c.sendFlush(t, rig.Heartbeat(1, 2, 3))
+	c.sendFlush(t, rig.Append(1, 2, 3, 1, 10))
+	if lanes := flooded(); lanes != nil {
+		t.Errorf("%q are flooded, and hold next to nothing", lanes)
+	}
+	c.fill(t, rig.Append(1, 2, 3, 1, 64<<10))
+	if lanes := flooded(); !slices.Equal(lanes, []string{"data"}) {
+		t.Errorf("%q are flooded, want data", lanes)
+	}
+	peer.Resume()
+	rig.Eventually(t, rig.WaitTimeout, func() bool { return flooded() == nil }, "it has come to rest")
 }
 
 // C15: a peer that is alive and reads nothing is found, reported and connected to

@@ -72,7 +72,10 @@ type ConnectionStatus struct {
 	OldestAge time.Duration
 	// HeldBytes are of messages that were sent and that gRPC has not let go of.
 	HeldBytes uint64
-	Ledger    Ledger
+	// Flooded means that the queue was full not long ago and takes no large messages
+	// while it has 3 MiB; see ClientOptions.QueueBytes.
+	Flooded bool
+	Ledger  Ledger
 }
 
 // Ledger accounts for every accepted message: whenever it is quiet, Accepted is
@@ -136,6 +139,7 @@ func statusOf(store *peer.Store) StoreStatus {
 			Wakes:      c.Ledger.Wakes,
 			HeldBytes:  c.Ledger.LentBytes,
 			OldestAge:  age(c.Ledger.Oldest),
+			Flooded:    c.Ledger.Shallow,
 			Ledger:     ledgerOf(c.Ledger),
 		})
 	}

@@ -91,6 +91,8 @@ type Ledger struct {
 	Oldest time.Time
 	// LentBytes counts the bytes of sent messages that gRPC has not let go of.
 	LentBytes uint64
+	// Shallow means that the queue was full and has not come to rest; see Options.Shallow.
+	Shallow bool
 	// Dropped counts the accepted messages that were never sent.
 	Dropped [reasons]uint64
 	// Batches counts the hand-overs to a stream.

@@ -122,6 +122,8 @@ func (q *Queue) Ledger() Ledger {
 	ledger := q.ledger
 	lent, _ := q.lent.read()
 	ledger.LentBytes = uint64(lent)
+	_, bytes := q.load.read()
+	ledger.Shallow = q.load.shallow.lasts(bytes)
 	for _, c := range q.chunks {
 		ledger.count(c)
 	}

@@ -58,20 +58,29 @@ func (s *shallow) refuses(bytes, size int) bool {
 
 // refusesNow is refuses while the state is on, which it notes or ends.
 func (s *shallow) refusesNow(bytes, size int) bool {
-	if bytes == 0 && s.now()-s.emptied.Load() >= int64(shallowRest) {
+	if bytes == 0 && s.rested() {
 		s.on.Store(false)
 	}
 	if bytes < s.enough || size <= smallMessage {
 		return false
 	}
 	now := s.now()
-	if now-s.refused.Load() >= int64(shallowPeace) {
+	if s.peaceful(now) {
 		s.on.Store(false)
 		return false
 	}
 	s.refused.Store(now)
 	return true
 }
+
+// lasts says whether the state is on, for those who only look.
+func (s *shallow) lasts(bytes int) bool {
+	return s.on.Load() && (bytes > 0 || !s.rested()) && !s.peaceful(s.now())
+}
+
+func (s *shallow) rested() bool { return s.now()-s.emptied.Load() >= int64(shallowRest) }
+
+func (s *shallow) peaceful(now int64) bool { return now-s.refused.Load() >= int64(shallowPeace) }
 
 // ranEmpty is called when the last bytes have left.
 func (s *shallow) ranEmpty() {

@@ -58,6 +58,13 @@ func wantFull(t *testing.T, s *Stage, size int) {
 	}
 }
 
+func wantShallow(t *testing.T, q *Queue, want bool) {
+	t.Helper()
+	if got := q.Ledger().Shallow; got != want {
+		t.Fatalf("the ledger says %v of a queue that is shallow: %v", got, want)
+	}
+}
+
 // C17: a queue that was full takes nothing more until it is shallow, and stays so
 // while more comes than leaves. After a rest it takes a burst again.
 func TestC17ShallowAfterFull(t *testing.T) {
@@ -80,7 +87,9 @@ func TestC17ShallowAfterFull(t *testing.T) {
 		time.Sleep(shallowRest - 1)
 		fillTo(t, s, shallowEnough) // nor now
 		leave(t, q, shallowEnough/shallowMessage)
+		wantShallow(t, q, true)
 		time.Sleep(shallowRest)
+		wantShallow(t, q, false)
 		q.EndGeneration() // gives nothing back
 		fillTo(t, s, shallowDeep)
 	})
@@ -92,6 +101,7 @@ func TestC17ShallowUntilItKeepsUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		q, s := filled(t)
+		wantShallow(t, q, true)
 		leave(t, q, (shallowDeep-shallowMessage)/shallowMessage)
 		const pause = shallowRest / 2
 		for range shallowPeace / pause { // never empty, and a message now and then
@@ -102,6 +112,7 @@ func TestC17ShallowUntilItKeepsUp(t *testing.T) {
 			s.Flush()
 			leave(t, q, 1)
 		}
+		wantShallow(t, q, false)
 		fillTo(t, s, shallowDeep-shallowMessage)
 		leave(t, q, 1)
 		wantFull(t, s, smallMessage+1) // it stands again
