@@ -185,8 +185,8 @@ func (r *report) raftTable(b *strings.Builder) {
 	fmt.Fprintf(b, "| groups | transport | writes/s | CPU µs | p50 | p99 | refused | elected | orphaned |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, c := range cases {
 		m := func(figure func(Sample) float64) float64 { return stats.Median(r.results.values(c, figure)) }
-		fmt.Fprintf(b, "| %s | %s | %s | %s | %.0f | %.0f | %s | %.0f | %.0f |\n", c.Shape, c.Arm, number(m(rateOf)),
-			number(m(Sample.CPU)/1000), m(p50)/1e6, m(p99)/1e6, number(m(func(s Sample) float64 { return float64(s.Refused) })),
+		fmt.Fprintf(b, "| %s | %s | %.0f | %s | %.0f | %.0f | %.0f | %.0f | %.0f |\n", c.Shape, c.Arm, m(rateOf),
+			number(m(Sample.CPU)/1000), m(p50)/1e6, m(p99)/1e6, m(func(s Sample) float64 { return float64(s.Refused) }),
 			m(func(s Sample) float64 { return float64(s.Elected) }), m(func(s Sample) float64 { return float64(s.Lost) }))
 	}
 }

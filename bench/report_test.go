@@ -110,7 +110,7 @@ func TestRaftTable(t *testing.T) {
 	text := newReport(Settings{}, r, time.Now()).markdown()
 	at := 0
 	for i, shape := range raftShapes() {
-		row := fmt.Sprintf("| %s | raftmux etcdraft | 1234 | 56.0 | 7 | 89 | %s | 3 | 21 |\n", shape, number(float64(i)))
+		row := fmt.Sprintf("| %s | raftmux etcdraft | 1234 | 56.0 | 7 | 89 | %d | 3 | 21 |\n", shape, i)
 		found := strings.Index(text[at:], row)
 		if found < 0 {
 			t.Fatalf("no %q behind the one before it in\n%s", row, text)
