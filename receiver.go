@@ -8,6 +8,9 @@ import (
 	"github.com/raftmux/raftmux/internal/wire"
 )
 
+// maxHeld bounds the list of messages that a receiver keeps between batches.
+const maxHeld = 1024
+
 // kvReceiver is the Receiver of hosts that speak kvproto.
 type kvReceiver struct {
 	handler Handler
@@ -91,6 +94,9 @@ func (r *kvReceiver) Deliver() (refused int) {
 
 // Discard implements Receiver.
 func (r *kvReceiver) Discard() {
+	if cap(r.held) > maxHeld {
+		r.held = nil
+	}
 	clear(r.held)
 	r.held = r.held[:0]
 	r.decoder.Reset()

@@ -15,6 +15,7 @@ var (
 	errMalformed = errors.New("etcdraft: malformed message")
 	errWireType  = errors.New("etcdraft: malformed message: a field has the wrong type")
 	errNoMessage = errors.New("etcdraft: no Raft message inside")
+	errNoStore   = errors.New("etcdraft: to_peer is on store 0")
 	errRepeated  = errors.New("etcdraft: malformed message: two Raft messages inside")
 )
 
@@ -70,6 +71,9 @@ func (d *decoder) decode(data []byte, header *Header) (message *raftpb.Message, 
 	}
 	if err == nil {
 		err = checkHeader(header, message)
+	}
+	if err == nil && header.To.StoreID == 0 { // malformed, and not for another store
+		err = errNoStore
 	}
 	if err != nil {
 		return nil, envelope, err

@@ -1,4 +1,5 @@
-// Package etcdraft carries the messages of go.etcd.io/raft over raftmux.
+// Package etcdraft carries the messages of go.etcd.io/raft over raftmux: those of
+// version 3.7 and later, where they are pointers.
 //
 // # Sending
 //
@@ -43,6 +44,24 @@
 // Received messages are the host's for good. Raft keeps them, whole and in
 // parts, so their memory is never used again. One part that is kept, an entry in
 // the log say, pins at most 64 KiB beyond itself.
+//
+// # Snapshots
+//
+// A MsgSnap doesn't ride the stream: the Client hands it to its SnapshotSender, the
+// Server takes it by its SnapshotReceiver. A host that sets neither has all of them end
+// in a failure, and a peer that is behind the end of the leader's log never catches up.
+// Package snapshot has both. Where a snapshot's data is in its message:
+//
+//	inline := snapshot.Inline{Deliver: func(_ context.Context, m *raft_serverpb.RaftMessage) error {
+//		return etcdraft.Deliver(handler, m)
+//	}}
+//	sender, err := snapshot.NewSender(snapshot.SenderOptions{StoreID: 1, Source: inline})
+//	receiver, err := snapshot.NewReceiver(snapshot.ReceiverOptions{StoreID: 1, Sink: inline})
+//
+// and the two are raftmux.ClientOptions.SnapshotSender and
+// raftmux.ServerOptions.SnapshotReceiver. Data that is too large for that, above some
+// MiB, belongs into files, or whatever else a host has a snapshot.Source and a
+// snapshot.Sink for; Deliver then is for what Raft has to know.
 //
 // # What is refused
 //

@@ -148,7 +148,7 @@ func headerFor(t *rapid.T, m *raftpb.Message) Header {
 	h := Header{
 		RegionID: counter().Draw(t, "region"),
 		From:     Peer{ID: m.GetFrom(), StoreID: counter().Draw(t, "fromStore")},
-		To:       Peer{ID: m.GetTo(), StoreID: counter().Draw(t, "toStore")},
+		To:       Peer{ID: m.GetTo(), StoreID: 1 + counter().Draw(t, "toStore")},
 		Epoch:    Epoch{ConfVer: counter().Draw(t, "confVer"), Version: counter().Draw(t, "version")},
 	}
 	if forwarded(m.GetType()) && (h.From.ID == h.To.ID || rapid.Bool().Draw(t, "passedOn")) {

@@ -1,6 +1,9 @@
 package etcdraft
 
 import (
+	"fmt"
+
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/raftmux/raftmux"
@@ -23,6 +26,22 @@ type Handler interface {
 // one for each stream, that hand their messages to handler.
 func NewReceiver(handler Handler) func() raftmux.Receiver {
 	return func() raftmux.Receiver { return &receiver{handler: handler} }
+}
+
+// Deliver hands handler a message that came by another way than a stream: that of a
+// snapshot, as a snapshot.Sink has it. It is decoded and checked as all others are, and
+// may be used by the caller again. The error says why it was refused, or is handler's.
+func Deliver(handler Handler, message *raft_serverpb.RaftMessage) error {
+	data, err := message.Marshal()
+	if err != nil {
+		return fmt.Errorf("etcdraft: %w", err)
+	}
+	var header Header
+	decoded, _, err := new(decoder).decode(data, &header)
+	if err != nil {
+		return err
+	}
+	return handler.Step(header, decoded)
 }
 
 // maxKeptMessages bounds the list that a receiver keeps between batches.

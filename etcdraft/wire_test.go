@@ -90,7 +90,7 @@ func TestReceiveForeignFields(t *testing.T) {
 		body = protowire.AppendFixed64(body, 1)
 	}
 	var data []byte
-	data = append(data, tagToPeer, 2, tagFirst, 2)
+	data = append(data, tagToPeer, 4, tagFirst, 2, tagSecond, 1)
 	data = append(data, tagFromPeer, 2, tagFirst, 1)
 	data = protowire.AppendTag(data, 7, protowire.BytesType) // start_key
 	data = protowire.AppendBytes(data, []byte("a"))

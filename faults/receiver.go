@@ -83,7 +83,9 @@ func (r *receiver) pass(message []byte, copies int) (raftmux.Envelope, error) {
 	return envelope, nil
 }
 
-// read looks at a message's envelope.
+// read looks at a message's envelope. It answers false for one that can't be between
+// stores, which next is to refuse at once: if it waited, the Server would take it for
+// one to a wrong store.
 func (r *receiver) read(message []byte) (raftmux.Envelope, bool) {
 	if r.reader == nil {
 		r.reader = wire.NewDecoder(wire.DecoderOptions{Lent: true})
@@ -93,7 +95,9 @@ func (r *receiver) read(message []byte) (raftmux.Envelope, bool) {
 	if err != nil {
 		return raftmux.Envelope{}, false
 	}
-	return raftmux.EnvelopeOf(m), true
+	envelope := raftmux.EnvelopeOf(m)
+	fit := envelope.ToPeerID != 0 && envelope.ToStoreID != 0 && (!envelope.HasMessage || crosses(envelope.Type))
+	return envelope, fit
 }
 
 // Deliver implements raftmux.Receiver. Of messages that came twice, no more are

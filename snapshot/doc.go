@@ -30,6 +30,15 @@
 //	receiver, err := snapshot.NewReceiver(snapshot.ReceiverOptions{StoreID: 2, Sink: store})
 //	server, err := raftmux.NewServer(raftmux.ServerOptions{SnapshotReceiver: receiver, ...})
 //
+// A host whose snapshots are small has them in their messages, and uses Inline as
+// both:
+//
+//	inline := snapshot.Inline{Deliver: func(_ context.Context, m *raft_serverpb.RaftMessage) error {
+//		return mailbox.Put(m) // to be stepped into Raft
+//	}}
+//	sender, err := snapshot.NewSender(snapshot.SenderOptions{StoreID: 1, Source: inline})
+//	receiver, err := snapshot.NewReceiver(snapshot.ReceiverOptions{StoreID: 2, Sink: inline})
+//
 // A host that shuts down closes the Client before the Sender, and the Server before
 // the Receiver.
 //
