@@ -32,6 +32,34 @@ func TestC17WrittenBytesComeBack(t *testing.T) {
 	rig.Eventually(t, rig.WaitTimeout, func() bool { return held(c) == 0 }, "nothing is held once it is written")
 }
 
+// C15, C17: what a broken stream never lets go of doesn't count for the next, which
+// would be taken for one that is stalled as soon as it is idle.
+func TestC17BrokenStreamIsChargedNoMore(t *testing.T) {
+	t.Parallel()
+	peer := rig.NewPeer(t, rig.PeerOptions{})
+	proxy := rig.NewProxy(t, peer.Addr())
+	c := newPropClient(t, proxy.Addr(), func(o *raftmux.ClientOptions) {
+		o.MaxBatchBytes, o.BackoffStep = 20<<10, 20*time.Millisecond
+	})
+	c.sendFlush(t, rig.Append(1, 2, 3, 1, 100))
+	peer.WaitMessages(t, 1)
+	for generation := uint64(2); generation < 6; generation++ {
+		peer.Pause()
+		for range 10 { // chunks of many batches
+			for range 300 {
+				c.mustSend(t, rig.Append(1, 2, 3, 1, 1000))
+			}
+			c.sender.Flush()
+		}
+		rig.Eventually(t, rig.WaitTimeout, func() bool { return held(c) > 50<<10 }, "gRPC holds what the peer doesn't read")
+		proxy.Cut()
+		peer.Resume()
+		rig.Eventually(t, rig.WaitTimeout, func() bool {
+			return c.Stores()[0].Connections[0].Generation == generation && c.ledger().Queued == 0 && held(c) == 0
+		}, "generation %d has written all that it was handed", generation)
+	}
+}
+
 // C17: a queue that was full doesn't stand: while messages are refused it takes none
 // beside 3 MiB. Later it takes a burst again.
 func TestC17QueueDoesNotStand(t *testing.T) {

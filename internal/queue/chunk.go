@@ -145,6 +145,32 @@ func (c *chunk) merge(small *chunk) bool {
 	return true
 }
 
+// takeRest moves what was not handed over to another chunk, which it returns, and
+// gives up the queue's reference to this one.
+func (c *chunk) takeRest() *chunk {
+	from, before := c.start(c.next), 0
+	kept := c.payloads
+	for len(kept) > 0 && kept[0].start < from {
+		before += len(kept[0].bytes)
+		kept = kept[1:]
+	}
+	data := c.data[from-before:]
+	rest := c.pool.get(len(data))
+	rest.since = c.since
+	rest.data = append(rest.data, data...)
+	for _, p := range kept {
+		p.start, p.chunk = p.start-from, rest
+		rest.payloads = append(rest.payloads, p)
+		rest.referred += len(p.bytes)
+	}
+	for _, r := range c.records[c.next:] {
+		r.end -= uint32(from)
+		rest.records = append(rest.records, r)
+	}
+	c.free()
+	return rest
+}
+
 // part returns the bytes [from, to) of the data of a chunk that the queue owns. The
 // caller gets a reference of its own.
 func (c *chunk) part(from, to int) mem.Buffer {

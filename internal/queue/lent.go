@@ -58,6 +58,13 @@ func (l *lent) read() (bytes int, returned uint64) {
 // EndGeneration takes back the bytes that the ended stream held, which gRPC may
 // never let go of. The consumer calls it between two streams.
 func (q *Queue) EndGeneration() {
+	q.mu.Lock()
+	// A part of the first chunk may be among those. What the next stream is handed
+	// must come back without it.
+	if len(q.chunks) > 0 && q.chunks[0].whole != nil {
+		q.chunks[0] = q.chunks[0].takeRest()
+	}
+	q.mu.Unlock()
 	q.load.release(0, q.lent.end())
 }
 

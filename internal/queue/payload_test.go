@@ -143,6 +143,60 @@ func TestC3LentPayloadsStayCharged(t *testing.T) {
 	}
 }
 
+// C3, C15, C17: what the next stream is handed is what was accepted, and comes back
+// when that lets go of it, though the ended one never lets go of its part of a chunk.
+func TestC17NextGenerationComesBack(t *testing.T) {
+	for range 300 {
+		q, _ := newQueue(100, 1<<20, referTo(2000))
+		twin, _ := newQueue(100, 1<<20)
+		stages := []*Stage{q.NewStage(), twin.NewStage()}
+		for i := range uint64(20) {
+			size := []int{0, 100, 1999, 2000, 9000}[rand.IntN(5)]
+			flush := rand.IntN(8) == 0 || i == 19
+			for _, s := range stages {
+				if size == 0 {
+					mustPush(t, s, rig.Heartbeat(1, 2, i)) // volatile
+				} else {
+					mustPush(t, s, rig.Append(1, 2, i, 2, size))
+				}
+				if flush {
+					s.Flush()
+				}
+			}
+		}
+		ended := Limits{Messages: 1 + rand.IntN(19), Bytes: 1 << 20, Age: time.Hour}
+		_, _ = q.Take(ended) // and is never freed
+		lost, _ := twin.Take(ended)
+		lost.Buffers.Free()
+		for _, of := range []*Queue{q, twin} {
+			of.EndGeneration()
+			of.DropVolatile()
+		}
+		bare := Limits{Messages: 1, Bytes: 1 << 20, Age: time.Hour, Bare: true}
+		for {
+			got, ok := q.Take(bare)
+			want, also := twin.Take(bare)
+			if ok != also {
+				t.Fatalf("a message is left: %v, %v", ok, also)
+			}
+			if !ok {
+				break
+			}
+			if !bytes.Equal(got.Buffers.Materialize(), want.Buffers.Materialize()) {
+				t.Fatal("another message than the one that was accepted")
+			}
+			got.Buffers.Free()
+			want.Buffers.Free()
+		}
+		if lent, _ := q.Lent(); lent != 0 {
+			t.Fatalf("%d bytes are held, and all was let go of", lent)
+		}
+		if messages, held := q.load.read(); messages != 0 || held != 0 {
+			t.Fatalf("a load of %d messages and %d bytes is left", messages, held)
+		}
+	}
+}
+
 // C3: a host that changes a payload before it was let go of is caught, whatever
 // becomes of the message.
 func TestC3ChangedPayloadIsCaught(t *testing.T) {
