@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"log/slog"
 	"net"
 
 	"github.com/pingcap/kvproto/pkg/eraftpb"
@@ -39,7 +40,7 @@ func must(err error) {
 func Example() {
 	ctx, host := context.Background(), host{received: make(chan string, 1)}
 	// Store 2 receives.
-	server, err := raftmux.NewServer(raftmux.ServerOptions{StoreID: 2, Handler: host})
+	server, err := raftmux.NewServer(raftmux.ServerOptions{StoreID: 2, Handler: host, Logger: slog.Default()})
 	must(err)
 	grpcServer := grpc.NewServer(raftmux.GRPCServerOptions()...)
 	server.Register(grpcServer)
@@ -48,7 +49,7 @@ func Example() {
 	go grpcServer.Serve(listener)
 	// Store 1 sends.
 	client, err := raftmux.NewClient(raftmux.ClientOptions{
-		StoreID: 1, Resolver: static.Stores{2: listener.Addr().String()}, Router: host,
+		StoreID: 1, Resolver: static.Stores{2: listener.Addr().String()}, Router: host, Logger: slog.Default(),
 	})
 	must(err)
 	sender := client.NewSender() // one per Raft worker
