@@ -13,7 +13,21 @@ import (
 )
 
 // UntakenError is what Client.Close returns when the Router did not take every
-// snapshot status and every unreachable report, even when asked once more.
+// snapshot status and every unreachable report, even when asked once more. A
+// *UntakenError is an error and has two fields:
+//
+//	Snapshots []struct { // statuses that were not taken, in the order in which they came
+//		Peer   // RegionID, PeerID uint64
+//		Status SnapshotStatus
+//	}
+//	Unreachable []struct { // peers whose report was not taken
+//		RegionID, PeerID uint64
+//	}
+//
+// The elements are of named types, of an internal package. For example:
+//
+//	var untaken *raftmux.UntakenError
+//	if errors.As(err, &untaken) { log.Print(untaken.Snapshots, untaken.Unreachable) }
 type UntakenError = report.UntakenError
 
 // Client is a store's sending half. It owns the connections to all other

@@ -28,9 +28,10 @@
 //
 // Reports come by Router: ReportUnreachable for a peer whose messages were
 // dropped, StoreUnreachable when a stream broke and an unknown part of what it
-// carried is gone, ReportSnapshotStatus exactly once for each snapshot message.
-// Pass them on to the Raft library, which otherwise waits for answers that
-// don't come.
+// carried is gone or when no connection to a store can be made, StoreUp when it is
+// reached, ReportSnapshotStatus exactly once for each snapshot message. A failed
+// look-up of a store's address is reported by ReportUnreachable alone. Pass all of
+// them on to the Raft library, which otherwise waits for answers that don't come.
 //
 // # The wire
 //

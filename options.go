@@ -103,9 +103,12 @@ type ClientOptions struct {
 	// changed. It counts like any other in all bounds. Default 0: all is copied.
 	ReferToPayloads int
 	// MaxMessageAge is the age above which a waiting message is dropped and
-	// reported in place of being sent (raft-msg-max-age). Keep it below the
-	// election timeout. The default, 800 ms, suits the 1 s that hosts of etcd's
-	// raft commonly use.
+	// reported in place of being sent (raft-msg-max-age). It is looked at when the
+	// message's turn to leave comes, so as a rule not before it is flushed: what has
+	// waited for longer until then is dropped. A message may count as being as old as
+	// the first one that its Sender sent over the same connection since the last
+	// Flush. Keep it below the election timeout. The default, 800 ms, suits the 1 s
+	// that hosts of etcd's raft commonly use.
 	MaxMessageAge time.Duration
 
 	// BackoffStep spaces the attempts to reach a store: attempt n waits for

@@ -39,9 +39,13 @@ type Router interface {
 	// ReportSnapshotStatus says how an accepted snapshot message ended. Each
 	// gets exactly one.
 	ReportSnapshotStatus(regionID, peerID uint64, status SnapshotStatus) bool
-	// StoreUnreachable says that a stream to the store ended, and with it an
-	// unknown part of what it carried; every peer on the store is concerned.
-	// The ends of several connections within one backoff step are one call.
+	// StoreUnreachable says that a stream to the store that carried messages ended,
+	// and with it an unknown part of them; every peer on the store is concerned. It
+	// also comes when no connection to the store can be made, or the store knows
+	// neither BatchRaft nor Raft: once, until the store is up again, and for a store
+	// that was never reached, too. The failures of several connections within one
+	// backoff step are one call. A failed look-up of the address and the end of an
+	// idle stream make no call.
 	StoreUnreachable(storeID uint64) bool
 	// StoreUp says that the store can be reached, for the first time or again.
 	StoreUp(storeID uint64) bool
@@ -124,9 +128,17 @@ type PayloadEncoder interface {
 	AppendReferring(buffer []byte, payloads *Payloads) []byte
 }
 
-// Payloads is where a PayloadEncoder leaves its payloads: Append copies the small
-// and refers to the large. A nil *Payloads copies all, so one method can serve as
-// AppendTo, too.
+// Payloads is where a PayloadEncoder leaves its payloads. It has no exported
+// fields, and one method:
+//
+//	func (p *Payloads) Append(buffer, payload []byte) []byte
+//
+// Append adds a payload to a message of which buffer holds what comes before, and
+// returns the longer slice: one below ClientOptions.ReferToPayloads is copied, any
+// other is referred to, and then buffer is returned as it is. A nil *Payloads copies
+// all, so one method can serve as AppendTo, too. In AppendReferring:
+//
+//	buffer = payloads.Append(binary.AppendUvarint(buffer, uint64(len(data))), data)
 type Payloads = queue.Payloads
 
 // Filter decides which messages may pass. It is called by every Sender on its

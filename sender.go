@@ -222,8 +222,10 @@ func (s *Sender) NeedFlush() bool {
 }
 
 // Flush lets everything accepted since the last Flush leave: each connection
-// touched is woken once. It also counts what was refused; each connection found
-// full counts once.
+// touched is woken once. What is flushed later than ClientOptions.MaxMessageAge
+// after it was sent is dropped and reported as expired, in place of leaving; until
+// then nobody looks at its age. Flush also counts what was refused; each connection
+// found full counts once.
 func (s *Sender) Flush() {
 	for r, n := range s.refused {
 		s.client.metrics.Failed(r.label, r.storeID, n)

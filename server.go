@@ -129,7 +129,9 @@ func (s *Server) Register(registrar grpc.ServiceRegistrar) {
 	}, s)
 }
 
-// ErrServerClosed means that a Server did not end all its streams in time.
+// ErrServerClosed means that Server.Close ran out of time: a Handler, Receiver or
+// SnapshotReceiver has not returned, and may still be running. It is a failure, not
+// the normal end of a Server as http.ErrServerClosed is; that is nil.
 var ErrServerClosed = errors.New("raftmux: server close: a handler has not returned")
 
 // Close ends all streams and waits for their goroutines until ctx ends; then it

@@ -86,7 +86,25 @@ type Ledger struct {
 	Sent, SentBytes uint64
 	// Queued messages wait, flushed or not.
 	Queued, QueuedBytes uint64
-	// Dropped counts by reason. Nil if nothing was dropped.
+	// Dropped counts by reason. Nil if nothing was dropped. The reasons, which are
+	// also labels of the metrics, are:
+	//
+	//   - "resolve": the store's address could not be found.
+	//   - "connect": no connection could be made, or no stream be opened on it.
+	//   - "unreachable": a stream broke again, before it had proved itself by living
+	//     for a while. What waits when one breaks that had is kept for the next.
+	//   - "unimplemented": the peer knows neither BatchRaft nor Raft.
+	//   - "volatile": the stream broke, and the message is of a kind that must not
+	//     come late: votes, heartbeats, responses to them, MsgTimeoutNow,
+	//     MsgTransferLeader.
+	//   - "expired": it waited for longer than ClientOptions.MaxMessageAge.
+	//   - "tombstone": the Resolver answered ErrTombstone.
+	//   - "removed": Client.RemoveStore was called.
+	//   - "closing": Client.Close was called, and it was not flushed, or could not be
+	//     sent in time.
+	//   - "busy": of snapshots, ClientOptions.MaxSnapshots were under way.
+	//   - "no_sender": of snapshots, there is no ClientOptions.SnapshotSender.
+	//   - "malformed": of snapshots, an Encoder wrote what can't be decoded.
 	Dropped map[string]uint64
 }
 

@@ -185,3 +185,29 @@ func TestC6ExpiryAfterDropVolatile(t *testing.T) {
 		}
 	})
 }
+
+// C6: nobody looks at the age of what is staged; it expires when it is flushed, and
+// all of one flush with its first message.
+func TestC6StagedExpiresWhenFlushed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q, d := newQueue(100, 1<<20)
+		s := q.NewStage()
+		mustPush(t, s, rig.Heartbeat(1, 2, 1))
+		time.Sleep(time.Hour)
+		mustPush(t, s, rig.Heartbeat(1, 2, 2))
+		if _, ok := q.Take(young); ok {
+			t.Error("a batch of what is staged")
+		}
+		if got := expired(t, d); got != nil {
+			t.Errorf("before the flush: expired %v", got)
+		}
+		s.Flush()
+		if got := peersOf(takeAll(t, q, young)...); got != nil {
+			t.Errorf("sent %v", got)
+		}
+		if got := expired(t, d); !slices.Equal(got, []uint64{1, 2}) {
+			t.Errorf("expired %v", got)
+		}
+		balanced(t, q)
+	})
+}
