@@ -109,9 +109,26 @@ func (s *Sender) accept(envelope *Envelope, encoder Encoder) error {
 		err = s.send(envelope, encoder, size)
 	}
 	if err != nil {
-		return s.refuse(*envelope, err, "")
+		return s.refuse(*envelope, err, s.detail(envelope.ToStoreID, err))
 	}
 	return nil
+}
+
+// detail says more of the reason for which a store took no message, "" if there is
+// nothing to say. It is a constant: while a store is gone each Send asks for one.
+func (s *Sender) detail(storeID uint64, reason error) string {
+	if reason != ErrDisconnected { //nolint:errorlint // send returns it bare
+		return ""
+	}
+	r := s.routes[storeID]
+	switch {
+	case r != nil && r.store.Tombstone():
+		return "the store is a tombstone"
+	case r != nil && r.store.Forgotten(): // for the second time, during this Send
+		return "the store was removed just now"
+	default:
+		return "the client is closed"
+	}
 }
 
 // CountRefused counts a message that its sender refused before Send saw it, for

@@ -1,9 +1,11 @@
 package raftmux_test
 
 import (
+	"errors"
 	"sync"
 	"testing"
 
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -77,6 +79,45 @@ func TestS20SenderSurvivesReplacement(t *testing.T) {
 				t.Errorf("%d TCP connections", n)
 			}
 		})
+	}
+}
+
+// What is refused as disconnected says why.
+func TestDisconnectedSaysWhy(t *testing.T) {
+	t.Parallel()
+	peer := rig.NewPeer(t, rig.PeerOptions{})
+	h := toPeer(t, peer, withSnapshots(new(snapshots)))
+	h.resolver.SetError(3, raftmux.ErrTombstone)
+	known, fresh, closed := h.sender(t), h.sender(t), h.sender(t)
+	closed.Close()
+	sendAll(t, known, rig.Ack(1, there, 2), rig.Append(1, there, 2, 1, 10))
+	want := func(s *raftmux.Sender, m *raft_serverpb.RaftMessage, detail string) {
+		t.Helper()
+		err := s.Send(m)
+		var refused *raftmux.SendError
+		if !errors.As(err, &refused) || !errors.Is(err, raftmux.ErrDisconnected) || refused.Detail != detail {
+			t.Errorf("answered %v, not %q", err, detail)
+		}
+	}
+	rig.Eventually(t, rig.WaitTimeout, func() bool {
+		_ = known.Send(rig.Ack(1, 3, 2))
+		status, _ := h.Store(3)
+		return status.State == raftmux.StoreTombstone
+	}, "a tombstone")
+	messages := func(store uint64) []*raft_serverpb.RaftMessage {
+		return []*raft_serverpb.RaftMessage{rig.Ack(1, store, 2), rig.Append(1, store, 2, 1, 10), rig.Snapshot(1, store, 2, 10)}
+	}
+	for _, s := range []*raftmux.Sender{known, fresh} {
+		for _, m := range messages(3) {
+			want(s, m, "the store is a tombstone")
+		}
+	}
+	want(closed, rig.Ack(1, 3, 2), "the sender is closed")
+	h.close(t)
+	for _, s := range []*raftmux.Sender{known, fresh} {
+		for _, m := range append(messages(there), messages(4)...) {
+			want(s, m, "the client is closed")
+		}
 	}
 }
 
