@@ -66,7 +66,7 @@ func NewClient(options ClientOptions) (*Client, error) {
 	c.stores = peer.NewSet(c.peerOptions())
 	if options.Registerer != nil {
 		if err := metrics.register(options.Registerer, c.Stores); err != nil {
-			return nil, errors.Join(&OptionError{Field: "Registerer", Problem: err.Error()}, c.reporter.Close())
+			return nil, errors.Join(&OptionError{Field: "Registerer", Problem: registererProblem(err, "Client")}, c.reporter.Close())
 		}
 	}
 	return c, nil

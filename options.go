@@ -15,7 +15,7 @@ import (
 	"github.com/raftmux/raftmux/internal/queue"
 )
 
-// Defaults of ClientOptions.
+// Defaults of ClientOptions, and of ServerOptions.CloseTimeout.
 const (
 	DefaultConnectionsPerStore = 1
 	DefaultQueueMessages       = 4096
@@ -143,7 +143,9 @@ type ClientOptions struct {
 	// sizes of buffers.
 	DialOptions []grpc.DialOption
 
-	// Registerer takes the metrics. Default none.
+	// Registerer takes the metrics, until Close takes them out of it. One Client for
+	// each Registerer: wrap it with prometheus.WrapRegistererWith for several.
+	// Default none.
 	Registerer prometheus.Registerer
 	// Logger takes the log. Default none.
 	Logger *slog.Logger
@@ -280,9 +282,16 @@ func (o ClientOptions) validate() error {
 		{"KeepaliveTime", o.KeepaliveTime},
 		{"KeepaliveTimeout", o.KeepaliveTimeout},
 	} {
-		if field.value < 0 || field.value > maxDuration {
-			return &OptionError{Field: field.name, Problem: fmt.Sprintf("is %v, must be positive and at most %v", field.value, maxDuration)}
+		if err := validateDuration(field.name, field.value); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+func validateDuration(name string, value time.Duration) error {
+	if value < 0 || value > maxDuration {
+		return &OptionError{Field: name, Problem: fmt.Sprintf("is %v, must be positive and at most %v", value, maxDuration)}
 	}
 	return nil
 }
@@ -291,7 +300,7 @@ func (o ClientOptions) validate() error {
 const maxDuration = 30 * 24 * time.Hour
 
 // ServerOptions configures a Server. StoreID and one of Handler and NewReceiver
-// are mandatory.
+// are mandatory; every other field has a default, which its zero value stands for.
 type ServerOptions struct {
 	// StoreID is the own store's id, never 0. A batch with a message for another
 	// store ends its stream.
@@ -315,12 +324,26 @@ type ServerOptions struct {
 	// SnapshotReceiver takes the snapshots that peers send by Tikv.Snapshot.
 	// Without one, that method answers UNIMPLEMENTED.
 	SnapshotReceiver SnapshotReceiver
-	// Registerer takes the metrics. Default none.
+	// CloseTimeout is how long Server.Close waits for a Handler that has not
+	// returned, if its ctx has no deadline. Default 10 s.
+	CloseTimeout time.Duration
+	// Registerer takes the metrics, until Close takes them out of it. One Server for
+	// each Registerer: wrap it with prometheus.WrapRegistererWith for several.
+	// Default none.
 	Registerer prometheus.Registerer
 	// Logger takes the log. Default none.
 	Logger *slog.Logger
 }
 
+func (o ServerOptions) withDefaults() ServerOptions {
+	setDefault(&o.CloseTimeout, DefaultCloseTimeout)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// validate checks options whose defaults are filled in.
 func (o ServerOptions) validate() error {
 	switch {
 	case o.StoreID == 0:
@@ -332,5 +355,5 @@ func (o ServerOptions) validate() error {
 	case o.LendMessages && o.Handler == nil:
 		return &OptionError{Field: "LendMessages", Problem: "goes with Handler only"}
 	}
-	return nil
+	return validateDuration("CloseTimeout", o.CloseTimeout)
 }

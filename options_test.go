@@ -75,6 +75,8 @@ func TestServerOptionErrors(t *testing.T) {
 		"no store id": {"StoreID", raftmux.ServerOptions{Handler: new(inbox)}},
 		"no handler":  {"Handler", raftmux.ServerOptions{StoreID: 1}},
 		"both":        {"NewReceiver", raftmux.ServerOptions{StoreID: 1, Handler: new(inbox), NewReceiver: receiver}},
+		"close":       {"CloseTimeout", raftmux.ServerOptions{StoreID: 1, Handler: new(inbox), CloseTimeout: -time.Second}},
+		"endless":     {"CloseTimeout", raftmux.ServerOptions{StoreID: 1, Handler: new(inbox), CloseTimeout: math.MaxInt64}},
 		"lend":        {"LendMessages", raftmux.ServerOptions{StoreID: 1, NewReceiver: receiver, LendMessages: true}},
 		"metrics registered before": {
 			"Registerer", raftmux.ServerOptions{StoreID: 1, Handler: new(inbox), Registerer: taken},
@@ -88,6 +90,49 @@ func TestServerOptionErrors(t *testing.T) {
 				t.Error("a Server beside the error")
 			}
 		})
+	}
+}
+
+// Two Clients, or Servers, with one Registerer are told how to share it; Close gives
+// it back.
+func TestSharedRegisterer(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	labelled := func(name string) prometheus.Registerer {
+		return prometheus.WrapRegistererWith(prometheus.Labels{"name": name}, registry)
+	}
+	open := map[string]func(prometheus.Registerer) (func(), error){
+		"Client": func(r prometheus.Registerer) (func(), error) {
+			c, err := raftmux.NewClient(raftmux.ClientOptions{
+				StoreID: here, Resolver: rig.NewResolver(), Router: rig.NewRouter[raftmux.SnapshotStatus](t), Registerer: r,
+			})
+			return func() { _ = c.Close(t.Context()) }, err
+		},
+		"Server": func(r prometheus.Registerer) (func(), error) {
+			s, err := raftmux.NewServer(raftmux.ServerOptions{StoreID: here, Handler: new(inbox), Registerer: r})
+			return func() { _ = s.Close(t.Context()) }, err
+		},
+	}
+	for owner, open := range open {
+		for range 2 { // the second time after Close
+			closeFirst, err := open(labelled("a"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = open(labelled("a"))
+			wantOption(t, err, "Registerer")
+			for _, part := range []string{"one " + owner + " for each Registerer", "prometheus.WrapRegistererWith"} {
+				if !strings.Contains(err.Error(), part) || strings.Contains(err.Error(), "\n") {
+					t.Errorf("answered %q", err)
+				}
+			}
+			closeSecond, err := open(labelled("b"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			closeFirst()
+			closeSecond()
+		}
 	}
 }
 

@@ -3,7 +3,7 @@ package raftmux
 import (
 	"context"
 	"errors"
-	"log/slog"
+	"fmt"
 	"math"
 	"sync"
 	"time"
@@ -86,11 +86,9 @@ type Server struct {
 
 // NewServer returns a Server, or an *OptionError that names a field.
 func NewServer(options ServerOptions) (*Server, error) {
+	options = options.withDefaults()
 	if err := options.validate(); err != nil {
 		return nil, err
-	}
-	if options.Logger == nil {
-		options.Logger = slog.New(slog.DiscardHandler)
 	}
 	if handler := options.Handler; handler != nil {
 		options.NewReceiver = HandlerReceiver(handler, options.LendMessages)
@@ -103,7 +101,7 @@ func NewServer(options ServerOptions) (*Server, error) {
 	}
 	if options.Registerer != nil {
 		if err := s.metrics.register(options.Registerer); err != nil {
-			return nil, &OptionError{Field: "Registerer", Problem: err.Error()}
+			return nil, &OptionError{Field: "Registerer", Problem: registererProblem(err, "Server")}
 		}
 	}
 	return s, nil
@@ -135,12 +133,19 @@ func (s *Server) Register(registrar grpc.ServiceRegistrar) {
 var ErrServerClosed = errors.New("raftmux: server close: a handler has not returned")
 
 // Close ends all streams and waits for their goroutines until ctx ends; then it
-// returns an error that wraps ErrServerClosed, because a Handler has not
-// returned. Nothing is handed over after it has returned nil. It is idempotent.
+// returns an error that wraps ErrServerClosed and ctx's, because a Handler has not
+// returned. A ctx without a deadline is given ServerOptions.CloseTimeout, as
+// Client.Close gives it 10 seconds. Nothing is handed over after it has returned
+// nil. It may be called again, and then waits again.
 //
 // Call it before grpc.Server.GracefulStop, which would wait for streams that
 // never end by themselves.
 func (s *Server) Close(ctx context.Context) error {
+	if _, ok := ctx.Deadline(); !ok {
+		limited, cancel := context.WithTimeout(ctx, s.options.CloseTimeout)
+		defer cancel()
+		ctx = limited
+	}
 	s.mu.Lock()
 	if !s.closed {
 		s.closed = true
@@ -157,7 +162,7 @@ func (s *Server) Close(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		return errors.Join(ErrServerClosed, ctx.Err())
+		return fmt.Errorf("%w: %w", ErrServerClosed, ctx.Err())
 	}
 }
 

@@ -1,6 +1,8 @@
 package raftmux
 
 import (
+	"errors"
+	"fmt"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -103,6 +105,15 @@ func registerAll(registerer prometheus.Registerer, collectors []prometheus.Colle
 		}
 	}
 	return nil
+}
+
+// registererProblem says why the metrics of a Client or a Server were not taken.
+func registererProblem(err error, owner string) string {
+	if errors.As(err, new(prometheus.AlreadyRegisteredError)) {
+		return fmt.Sprintf("it has the metrics of another %s already: one %s for each Registerer; "+
+			"wrap it with prometheus.WrapRegistererWith", owner, owner)
+	}
+	return err.Error()
 }
 
 func unregisterAll(registerer prometheus.Registerer, collectors []prometheus.Collector) {

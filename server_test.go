@@ -178,7 +178,7 @@ func TestServerClose(t *testing.T) {
 func TestServerCloseIsBounded(t *testing.T) {
 	t.Parallel()
 	entered, gate := make(chan struct{}), make(chan struct{})
-	server := newReceiving(t, raftmux.ServerOptions{Handler: handlerFunc(func(*raft_serverpb.RaftMessage) error {
+	server := newReceiving(t, raftmux.ServerOptions{CloseTimeout: 20 * time.Millisecond, Handler: handlerFunc(func(*raft_serverpb.RaftMessage) error {
 		close(entered)
 		<-gate
 		return nil
@@ -190,11 +190,44 @@ func TestServerCloseIsBounded(t *testing.T) {
 	<-entered
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if err := server.Close(ctx); !errors.Is(err, raftmux.ErrServerClosed) || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("answered %v", err)
+	// Without a deadline, the option bounds it.
+	for _, ctx := range []context.Context{ctx, context.Background()} {
+		err := server.Close(ctx)
+		if !errors.Is(err, raftmux.ErrServerClosed) || !errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("answered %q", err)
+		}
 	}
 	close(gate)
-	if err := server.Close(t.Context()); err != nil {
+	ctx, cancel = context.WithTimeout(t.Context(), rig.WaitTimeout) // longer than the option
+	defer cancel()
+	if err := server.Close(ctx); err != nil {
 		t.Errorf("answered %v after the handler has returned", err)
+	}
+}
+
+// C24: a deadline of Close's context is kept, and the option doesn't shorten it.
+func TestServerCloseKeepsTheDeadline(t *testing.T) {
+	t.Parallel()
+	entered, gate := make(chan struct{}), make(chan struct{})
+	server := newReceiving(t, raftmux.ServerOptions{CloseTimeout: 1, Handler: handlerFunc(func(*raft_serverpb.RaftMessage) error {
+		close(entered)
+		<-gate
+		return nil
+	})})
+	client := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{})
+	idle, stream := client.Open(t, rig.BatchRaft), client.Open(t, rig.BatchRaft)
+	idle.Header(t)
+	if err := stream.Send(rig.Ack(1, there, 2)); err != nil {
+		t.Fatal(err)
+	}
+	<-entered
+	ctx, cancel := context.WithTimeout(t.Context(), rig.WaitTimeout)
+	defer cancel()
+	answer := make(chan error)
+	go func() { answer <- server.Close(ctx) }()
+	_ = idle.Status(t) // Close has begun, with the handler still there
+	close(gate)
+	if err := <-answer; err != nil {
+		t.Errorf("answered %v", err)
 	}
 }
