@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -11,9 +12,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
 
 	"github.com/raftmux/raftmux"
 	"github.com/raftmux/raftmux/internal/rig"
@@ -284,6 +289,55 @@ func greetAndLeave(conn net.Conn) {
 		}
 	}
 	_ = framer.WriteSettings()
+}
+
+// The ordinary end of a peer is one line for information, however many connections
+// there were to it; any other end of a stream is a warning.
+func TestShutdownIsNoWarning(t *testing.T) {
+	t.Parallel()
+	both := []*raft_serverpb.RaftMessage{rig.Ack(1, there, 2), rig.Heartbeat(1, there, 2)}
+	for name, test := range map[string]struct {
+		begin              func(t *testing.T) (address string, end func())
+		informed, warnings int
+	}{
+		"closed": {func(t *testing.T) (string, func()) {
+			server := newReceiving(t, raftmux.ServerOptions{Handler: new(inbox)})
+			return server.addr, func() {
+				if err := server.Close(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		}, 1, 0},
+		"broken": {func(t *testing.T) (string, func()) {
+			peer := rig.NewPeer(t, rig.PeerOptions{HeadersNow: true})
+			return peer.Addr(), func() {
+				peer.WaitOpen(t, rig.BatchRaft, 2)
+				peer.EndStreams(status.Error(codes.Unavailable, "broken"))
+			}
+		}, 0, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			log, registry := newLogCounter(), prometheus.NewRegistry()
+			address, end := test.begin(t)
+			h := newSending(t, func(o *raftmux.ClientOptions) {
+				o.BackoffStep = time.Minute
+				o.Logger, o.Registerer = slog.New(log), registry
+			})
+			h.resolver.Set(there, address)
+			s := h.sender(t)
+			sendAll(t, s, both...)
+			rig.Eventually(t, rig.WaitTimeout, func() bool { l, _, _ := h.ledger(there); return l.Sent == 2 }, "sent")
+			end()
+			rig.Eventually(t, rig.WaitTimeout, func() bool {
+				return gathered(t, registry, "raftmux_server_report_failure_msg_total", "type=broken_stream") == 2
+			}, "both streams ended")
+			informed, warnings := log.count("INFO peer is shutting down"), log.count("WARN connection aborted")
+			if informed != test.informed || warnings != test.warnings || log.count("peer is shutting down") != informed {
+				t.Errorf("%d lines say that the peer is shutting down, %d warn", informed, warnings)
+			}
+		})
+	}
 }
 
 // S13, C15: keepalive reaches gRPC: a connection whose other end has vanished

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/raftmux/raftmux/internal/grpcstream"
 	"github.com/raftmux/raftmux/internal/mutant"
 	"github.com/raftmux/raftmux/internal/wire"
 )
@@ -138,7 +139,7 @@ func (s *Server) enter(in *inbound) (older *inbound, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil, status.Error(codes.Unavailable, "raftmux: the store is shutting down")
+		return nil, grpcstream.ShuttingDown()
 	}
 	if in.known {
 		older = s.living[in.key]

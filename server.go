@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
+	"github.com/raftmux/raftmux/internal/grpcstream"
 	"github.com/raftmux/raftmux/internal/wire"
 )
 
@@ -180,7 +181,7 @@ func (s *Server) handle(bare bool) grpc.StreamHandler {
 		case <-in.superseded:
 			return status.Error(codes.Aborted, "raftmux: a newer stream of this connection has come")
 		case <-s.closing:
-			return status.Error(codes.Unavailable, "raftmux: the store is shutting down")
+			return grpcstream.ShuttingDown()
 		}
 	}
 }
@@ -192,7 +193,7 @@ func (s *Server) handleSnapshot(_ any, stream grpc.ServerStream) error {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		return status.Error(codes.Unavailable, "raftmux: the store is shutting down")
+		return grpcstream.ShuttingDown()
 	}
 	s.running.Add(1)
 	s.mu.Unlock()
@@ -205,6 +206,6 @@ func (s *Server) handleSnapshot(_ any, stream grpc.ServerStream) error {
 	case err := <-received:
 		return err
 	case <-s.closing:
-		return status.Error(codes.Unavailable, "raftmux: the store is shutting down")
+		return grpcstream.ShuttingDown()
 	}
 }

@@ -305,7 +305,7 @@ func contains(has, want []string) bool {
 	return true
 }
 
-// logCounter counts the records of a log by message.
+// logCounter counts the records of a log by message, and by level and message.
 type logCounter struct {
 	slog.Handler
 	mu     sync.Mutex
@@ -322,6 +322,7 @@ func (l *logCounter) Handle(_ context.Context, record slog.Record) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.counts[record.Message]++
+	l.counts[record.Level.String()+" "+record.Message]++
 	return nil
 }
 

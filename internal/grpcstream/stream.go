@@ -99,7 +99,7 @@ func storeIn(header metadata.MD) uint64 {
 
 // explain tells the ends apart that mean more than that the stream broke.
 // Another store is recognised by the detail of raftmux's answer, and by the text
-// of TiKV's.
+// of TiKV's; one that stops by the text of raftmux's.
 func explain(err error) error {
 	if err == nil {
 		return nil
@@ -112,6 +112,13 @@ func explain(err error) error {
 		return fmt.Errorf("%w: %w", peer.ErrUnimplemented, err)
 	case wire.IsWrongStore(s), strings.Contains(s.Message(), "StoreNotMatch"):
 		return fmt.Errorf("%w: %w", peer.ErrWrongStore, err)
+	case s.Code() == codes.Unavailable && s.Message() == shuttingDown:
+		return fmt.Errorf("%w: %w", peer.ErrShuttingDown, err)
 	}
 	return err
 }
+
+const shuttingDown = "raftmux: the store is shutting down"
+
+// ShuttingDown is the answer of a store that stops, as its peers know it.
+func ShuttingDown() error { return status.Error(codes.Unavailable, shuttingDown) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -244,7 +245,11 @@ func (c *Connection) settle(failed *failure, first bool) {
 		s.unreached()
 		c.queue.Clear(queue.ReasonUnimplemented)
 	case atStream:
-		s.warn("connection aborted", failed.err, s.address())
+		if errors.Is(failed.err, ErrShuttingDown) {
+			s.log(slog.LevelInfo, "peer is shutting down", failed.err, s.address())
+		} else {
+			s.warn("connection aborted", failed.err, s.address())
+		}
 		s.options.Metrics.Failed("broken_stream", s.id, 1)
 		if first {
 			c.queue.DropVolatile() // the rest waits for the next stream

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/raftmux/raftmux/internal/mutant"
@@ -147,7 +148,7 @@ func (s *Store) address() string {
 	return ""
 }
 
-// quietTime is how long a store's repeated warnings stay out of the log.
+// quietTime is how long what repeats itself about a store stays out of the log.
 const quietTime = time.Minute
 
 // quiet keeps a store that stays away from flooding the log. Guarded by Store.mu.
@@ -158,6 +159,11 @@ type quiet struct {
 
 // warn logs a warning about the store, each message at most once a minute.
 func (s *Store) warn(message string, err error, address string) {
+	s.log(slog.LevelWarn, message, err, address)
+}
+
+// log is warn for any level.
+func (s *Store) log(level slog.Level, message string, err error, address string) {
 	s.mu.Lock()
 	q := &s.quiet
 	if q.last == nil {
@@ -172,5 +178,5 @@ func (s *Store) warn(message string, err error, address string) {
 	suppressed := q.suppressed[message]
 	q.last[message], q.suppressed[message] = time.Now(), 0
 	s.mu.Unlock()
-	s.options.Logger.Warn(message, "store_id", s.id, "addr", address, "err", err, "suppressed", suppressed)
+	s.options.Logger.Log(context.Background(), level, message, "store_id", s.id, "addr", address, "err", err, "suppressed", suppressed)
 }

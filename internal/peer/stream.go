@@ -40,8 +40,8 @@ type Stream interface {
 	CloseSend()
 	// Wait returns when the stream has ended: nil if the peer has read
 	// everything and said so. It calls answered if the peer's headers come, with
-	// the store id that they name, or 0. The error wraps ErrUnimplemented or
-	// ErrWrongStore where it is that.
+	// the store id that they name, or 0. The error wraps ErrUnimplemented,
+	// ErrWrongStore or ErrShuttingDown where it is that.
 	Wait(answered func(storeID uint64)) error
 }
 
@@ -51,6 +51,8 @@ var (
 	ErrUnimplemented = errors.New("the peer doesn't know the method")
 	// ErrWrongStore means that another store answered.
 	ErrWrongStore = errors.New("another store answered")
+	// ErrShuttingDown means that the peer ended the stream because it stops.
+	ErrShuttingDown = errors.New("the peer is shutting down")
 )
 
 // Kind is one way to carry messages.
