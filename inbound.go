@@ -6,12 +6,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/raftmux/raftmux/internal/grpcstream"
@@ -203,13 +205,44 @@ func (in *inbound) ended(err error) error {
 	case errors.Is(err, io.EOF):
 		return in.stream.SendMsg(new(raft_serverpb.Done))
 	case wire.IsForeignCodecError(err):
-		in.server.options.Logger.Error("this grpc.Server was built without raftmux.GRPCServerOptions")
+		in.misbuilt("this grpc.Server was built without raftmux.GRPCServerOptions", err)
 	case status.Code(err) == codes.ResourceExhausted && !strings.Contains(err.Error(), strconv.Itoa(maxReceiveSize)):
 		// gRPC looks at the size before the codec sees the batch, and has answered.
-		in.server.options.Logger.Error("this grpc.Server was built without raftmux.GRPCServerOptions, "+
-			"or with a lower size limit after them", "err", err)
+		in.misbuilt("this grpc.Server was built without raftmux.GRPCServerOptions, "+
+			"or with a lower size limit after them", err)
 	}
 	return err
+}
+
+// misbuilt logs what is wrong with the grpc.Server, and which peer met it, as far as
+// that has said. All streams meet it, so once a minute will do.
+func (in *inbound) misbuilt(message string, err error) {
+	if !in.server.misbuilt.may(time.Now()) {
+		return
+	}
+	ctx, address := in.stream.Context(), ""
+	md, _ := metadata.FromIncomingContext(ctx)
+	if p, ok := peer.FromContext(ctx); ok {
+		address = p.Addr.String()
+	}
+	in.server.options.Logger.Error(message,
+		"source_store_id", strings.Join(md.Get(wire.SourceStoreKey), ","), "addr", address, "err", err)
+}
+
+// minutely lets something happen once a minute at most. It is safe for concurrent use.
+type minutely struct {
+	mu   sync.Mutex
+	last time.Time
+}
+
+func (m *minutely) may(now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.last.IsZero() && now.Sub(m.last) < time.Minute {
+		return false
+	}
+	m.last = now
+	return true
 }
 
 // take decodes one batch and hands it over, all of it or, if one message is for

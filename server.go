@@ -79,6 +79,8 @@ type Server struct {
 	closing chan struct{}
 	running sync.WaitGroup
 
+	misbuilt minutely // lines in the log about the grpc.Server
+
 	mu      sync.Mutex
 	closed  bool
 	streams int
@@ -111,7 +113,8 @@ func NewServer(options ServerOptions) (*Server, error) {
 // Register adds the service to a grpc.Server that was built with
 // GRPCServerOptions. Streams to one that was not end at their first message,
 // with an error that says so, or, if that is larger than the 4 MiB that gRPC
-// takes by itself, with gRPC's error and a line in the log.
+// takes by itself, with gRPC's error. Either is a line in the log, once a minute at
+// most.
 func (s *Server) Register(registrar grpc.ServiceRegistrar) {
 	streams := []grpc.StreamDesc{
 		{StreamName: "BatchRaft", ClientStreams: true, Handler: s.handle(false)},

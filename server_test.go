@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -25,37 +26,44 @@ import (
 
 // A grpc.Server that was built without GRPCServerOptions fails at the first
 // batch, with an error that names the helper. If that batch is too large even for
-// gRPC, which then answers by itself, the log names it.
+// gRPC, which then answers by itself, the log names it. The log has one line, with
+// the first peer that met it.
 func TestServerWithoutItsOptions(t *testing.T) {
 	t.Parallel()
-	var box inbox
-	var log bytes.Buffer
-	server, err := raftmux.NewServer(raftmux.ServerOptions{
-		StoreID: there, Handler: &box, Logger: slog.New(slog.NewTextHandler(&log, nil)),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	bare := grpc.NewServer()
-	server.Register(bare)
-	client := rig.NewRaftClient(t, serve(t, bare), rig.RaftClientOptions{})
-	for _, rpc := range []rig.RPC{rig.BatchRaft, rig.Raft} {
-		stream := client.Open(t, rpc)
-		_ = stream.Send(rig.Ack(1, there, 2))
-		if err := stream.Status(t); err == nil || !strings.Contains(err.Error(), "GRPCServerOptions") {
-			t.Errorf("%s ended with %v", rpc, err)
+	for name, size := range map[string]int{"small": 10, "5 MiB": 5 << 20} {
+		for _, rpc := range []rig.RPC{rig.BatchRaft, rig.Raft} {
+			t.Run(fmt.Sprint(rpc, ", ", name), func(t *testing.T) {
+				t.Parallel()
+				var box inbox
+				var log bytes.Buffer
+				server, err := raftmux.NewServer(raftmux.ServerOptions{
+					StoreID: there, Handler: &box, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				bare := grpc.NewServer()
+				server.Register(bare)
+				client := rig.NewRaftClient(t, serve(t, bare), rig.RaftClientOptions{StoreID: 7})
+				for range 3 {
+					stream := client.Open(t, rpc)
+					_ = stream.Send(rig.Append(1, there, 2, 1, size))
+					err := stream.Status(t)
+					if size < 4<<20 && (err == nil || !strings.Contains(err.Error(), "GRPCServerOptions")) ||
+						size > 4<<20 && status.Code(err) != codes.ResourceExhausted {
+						t.Errorf("ended with %v", err)
+					}
+				}
+				if err := server.Close(t.Context()); err != nil || len(box.all()) != 0 {
+					t.Errorf("close: %v, %d messages", err, len(box.all()))
+				}
+				if n := strings.Count(log.String(), "msg=\"this grpc.Server was built without raftmux.GRPCServerOptions"); n != 1 ||
+					strings.Count(log.String(), "\n") != 1 ||
+					!strings.Contains(log.String(), "source_store_id=7 addr=127.0.0.1:") {
+					t.Errorf("the log names the helper %d times:\n%s", n, log.String())
+				}
+			})
 		}
-		stream = client.Open(t, rpc)
-		_ = stream.Send(rig.Append(1, there, 2, 1, 5<<20))
-		if err := stream.Status(t); status.Code(err) != codes.ResourceExhausted {
-			t.Errorf("%s, 5 MiB, ended with %v", rpc, err)
-		}
-	}
-	if err := server.Close(t.Context()); err != nil || len(box.all()) != 0 {
-		t.Errorf("close: %v, %d messages", err, len(box.all()))
-	}
-	if n := strings.Count(log.String(), "without raftmux.GRPCServerOptions"); n != 4 {
-		t.Errorf("the log names the helper %d times:\n%s", n, log.String())
 	}
 }
 
