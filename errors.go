@@ -11,7 +11,8 @@ var (
 	// ErrFull means that the queue to the store has no room, in messages or in bytes,
 	// or had none and is still too long; see ClientOptions.QueueBytes.
 	ErrFull = errors.New("queue is full")
-	// ErrDisconnected means that the store is a tombstone, or that the Client or the Sender is closed.
+	// ErrDisconnected means that the store is a tombstone, or that the Client or the
+	// Sender is closed; SendError.Detail says which.
 	ErrDisconnected = errors.New("disconnected")
 	// ErrPaused means that the store is not in the allowlist; see Client.SetAllowlist.
 	ErrPaused = errors.New("store is paused")
