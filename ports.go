@@ -152,8 +152,9 @@ type Filter interface {
 type Handler interface {
 	// Step hands one message over. The calls of one stream are in order, one at
 	// a time; streams run side by side. An error means that this message was
-	// refused (unknown region, full mailbox); it is counted and nothing else
-	// suffers. Step must not block. The message is the host's to keep, unless
+	// refused (unknown region, full mailbox); it is counted, in
+	// ServerStats.Refused, and nothing else suffers. Nobody logs it, so log what isn't
+	// to be expected. Step must not block. The message is the host's to keep, unless
 	// ServerOptions.LendMessages says otherwise.
 	Step(message *raft_serverpb.RaftMessage) error
 }

@@ -14,7 +14,8 @@ type Handler interface {
 	// Step hands one message over. The calls of one stream are in order, one at
 	// a time; streams run side by side, so the calls are concurrent. It must
 	// not block. An error means that this message was refused (unknown region,
-	// full mailbox); it is counted and nothing else suffers.
+	// full mailbox); it is counted and nothing else suffers. Nobody logs it, so
+	// log what isn't to be expected.
 	//
 	// The message is the host's to keep and has passed Check. Its To is
 	// header.To.ID: the host must know that peer as its own before it steps the
