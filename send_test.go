@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -355,5 +356,26 @@ func TestSharedSender(t *testing.T) {
 	s.Close()
 	if err := s.Send(rig.Ack(1, there, 2)); !errors.Is(err, raftmux.ErrDisconnected) {
 		t.Errorf("closed, and answers %v", err)
+	}
+}
+
+// boastful is an encoder that announces more than it writes.
+type boastful struct{}
+
+func (boastful) Size() int                     { return 10 }
+func (boastful) AppendTo(buffer []byte) []byte { return append(buffer, "short"...) }
+
+// C2: an encoder's mistake is an invalid message, with the reason itself as Reason
+// and the mistake beside it, on the stream and off it.
+func TestC2EncoderOfAnotherSize(t *testing.T) {
+	t.Parallel()
+	h := newSending(t)
+	sender := h.sender(t)
+	for _, message := range []*raft_serverpb.RaftMessage{rig.Append(7, there, 2, 1, 10), rig.Snapshot(7, there, 2, 10)} {
+		var refusal *raftmux.SendError
+		err := sender.SendEncoded(raftmux.EnvelopeOf(message), boastful{})
+		if !errors.As(err, &refusal) || refusal.Reason != raftmux.ErrInvalid || !strings.Contains(refusal.Detail, "size") {
+			t.Errorf("%v: %v", message.GetMessage().GetMsgType(), err)
+		}
 	}
 }

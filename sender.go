@@ -109,25 +109,29 @@ func (s *Sender) accept(envelope *Envelope, encoder Encoder) error {
 		err = s.send(envelope, encoder, size)
 	}
 	if err != nil {
-		return s.refuse(*envelope, err, s.detail(envelope.ToStoreID, err))
+		detail, reason := s.explain(envelope.ToStoreID, err)
+		return s.refuse(*envelope, reason, detail)
 	}
 	return nil
 }
 
-// detail says more of the reason for which a store took no message, "" if there is
-// nothing to say. It is a constant: while a store is gone each Send asks for one.
-func (s *Sender) detail(storeID uint64, reason error) string {
-	if reason != ErrDisconnected { //nolint:errorlint // send returns it bare
-		return ""
+// explain returns the reason for which send took no message, and what else there is
+// to say of it, which is a constant: while a store is gone each Send asks for one.
+func (s *Sender) explain(storeID uint64, err error) (detail string, reason error) {
+	switch {
+	case errors.Is(err, ErrFull), errors.Is(err, ErrPaused):
+		return "", err
+	case !errors.Is(err, ErrDisconnected):
+		return err.Error(), ErrInvalid
 	}
 	r := s.routes[storeID]
 	switch {
 	case r != nil && r.store.Tombstone():
-		return "the store is a tombstone"
+		return "the store is a tombstone", err
 	case r != nil && r.store.Forgotten(): // for the second time, during this Send
-		return "the store was removed just now"
+		return "the store was removed just now", err
 	default:
-		return "the client is closed"
+		return "the client is closed", err
 	}
 }
 
@@ -159,7 +163,8 @@ func (s *Sender) limit(envelope *Envelope) int {
 	return s.client.options.MaxMessageSize
 }
 
-// send returns nil or the bare reason.
+// send returns nil, or ErrFull, ErrPaused or ErrDisconnected as they are, or what is
+// wrong with the encoder.
 func (s *Sender) send(envelope *Envelope, encoder Encoder, size int) error {
 	r, err := s.route(envelope.ToStoreID)
 	if err != nil {
@@ -211,14 +216,14 @@ func (s *Sender) push(r *route, envelope *Envelope, encoder Encoder, size int) e
 	case errors.Is(err, queue.ErrDisconnected):
 		return ErrDisconnected
 	default:
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+		return err
 	}
 }
 
 func (s *Sender) sendSnapshot(store *peer.Store, envelope *Envelope, encoder Encoder, size int) error {
 	encoded := encoder.AppendTo(make([]byte, 0, size))
 	if len(encoded) != size {
-		return fmt.Errorf("%w: %w", ErrInvalid, queue.ErrEncoder)
+		return queue.ErrEncoder
 	}
 	if err := store.SendSnapshot(peerOf(envelope), encoded); err != nil {
 		return ErrDisconnected
