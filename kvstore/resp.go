@@ -39,7 +39,7 @@ func newRESPServer(store *Store, listener net.Listener) *respServer {
 // serve returns nil after close.
 func (s *respServer) serve() error {
 	defer close(s.done)
-	return s.server.Serve(s.listener)
+	return s.server.Serve(limitedListener{s.listener})
 }
 
 // refuse makes new requests fail, so that the workers can stop.
