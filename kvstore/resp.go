@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"bytes"
+	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -148,23 +149,15 @@ func (f *flight) take(s *respServer, op operation, name string, args [][]byte) {
 		keys, value = args[1:2], bytes.Clone(args[2])
 	}
 	for _, key := range keys {
-		f.keys[string(key)] = true
-		// A key named twice in one DEL is deleted, and counted, once.
-		if op == opDel && command.names(key) {
+		// A key named twice in one DEL is deleted, and counted, once. Commands before
+		// this one have landed if they named any of its keys.
+		if f.keys[string(key)] {
 			continue
 		}
+		f.keys[string(key)] = true
 		command.requests = append(command.requests, s.store.host.submit(op, bytes.Clone(key), value))
 	}
 	f.commands = append(f.commands, command)
-}
-
-func (c *flying) names(key []byte) bool {
-	for _, r := range c.requests {
-		if bytes.Equal(r.key, key) {
-			return true
-		}
-	}
-	return false
 }
 
 // land waits for everything under way and writes the answers.
@@ -178,10 +171,14 @@ func (f *flight) land(conn redcon.Conn) {
 
 func (c *flying) land(conn redcon.Conn) {
 	var last answer
-	var failure error
-	deleted := 0
+	var failure error // the first
+	done, deleted := 0, 0
 	for _, r := range c.requests {
-		if last = <-r.done; last.err != nil {
+		last = <-r.done
+		switch {
+		case last.err == nil:
+			done++
+		case failure == nil:
 			failure = last.err
 		}
 		if last.existed {
@@ -189,6 +186,8 @@ func (c *flying) land(conn redcon.Conn) {
 		}
 	}
 	switch {
+	case failure != nil && len(c.requests) > 1:
+		conn.WriteError(someFailed(failure, done, len(c.requests)))
 	case failure != nil:
 		conn.WriteError(failure.Error())
 	case c.name == "SET":
@@ -200,4 +199,12 @@ func (c *flying) land(conn redcon.Conn) {
 	default:
 		conn.WriteBulk(last.value)
 	}
+}
+
+// someFailed is the answer to a command of which some keys, or all, have failed: what
+// is so of the first of these need not be so of the others.
+func someFailed(first error, done, keys int) string {
+	why := strings.TrimPrefix(first.Error(), ErrTryAgain.Error()+" ")
+	why = strings.TrimSuffix(why, ", nothing was written")
+	return fmt.Sprintf("%v %d of %d keys are dealt with, of the others some may be: %s", ErrTryAgain, done, keys, why)
 }

@@ -81,6 +81,34 @@ func TestRESP(t *testing.T) {
 	}
 }
 
+// keyIn returns a key of a region.
+func keyIn(region uint64, regions int) string {
+	for i := 0; ; i++ {
+		if key := fmt.Sprint("key", i); RegionOf([]byte(key), regions) == region {
+			return key
+		}
+	}
+}
+
+// A DEL of which some keys fail doesn't say that nothing was written.
+func TestDelOfWhichSomeKeysFail(t *testing.T) {
+	c := newCluster(t, 3, Options{Regions: 2})
+	here, gone := keyIn(1, 2), keyIn(2, 2)
+	mustSet(t, c.stores[3], here, "value")
+	c.takeOut(2, 3)
+	for command, want := range map[string]string{
+		"DEL " + gone:              "-TRYAGAIN region 2 has no replica on store 3, nothing was written",
+		"DEL " + gone + " " + here: "-TRYAGAIN 1 of 2 keys are dealt with, of the others some may be: region 2 has no replica on store 3",
+	} {
+		eventually(t, 30*time.Second, command, func() bool {
+			return talk(t, c.clients[3], command+"\r\n", 1) == want
+		})
+	}
+	if got := mustGet(t, c.stores[3], here); got != nil {
+		t.Errorf("%s, which was dealt with, is %q", here, got)
+	}
+}
+
 func TestRedisClientLibrary(t *testing.T) {
 	c := newCluster(t, 1, Options{Regions: 4})
 	mustSet(t, c.stores[1], "ready", "")
