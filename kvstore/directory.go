@@ -88,6 +88,13 @@ func (d *directory) Resolve(_ context.Context, store uint64, _ string) (string, 
 	return "", fmt.Errorf("%w: store %d is in no region and not in Options.Peers", raftmux.ErrStoreNotFound, store)
 }
 
+// finds says whether there is a store with that id that messages can be sent to.
+func (d *directory) finds(store uint64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.retired[store] && d.address(store) != ""
+}
+
 func (d *directory) address(store uint64) string {
 	if address := d.fixed[store]; address != "" {
 		return address

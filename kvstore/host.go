@@ -246,10 +246,7 @@ func (h *Host) Step(header etcdraft.Header, message *raftpb.Message) error {
 // unless take fails.
 func (h *Host) take(header etcdraft.Header, message *raftpb.Message, file string) error {
 	region := header.RegionID
-	if !h.serving.Load() || region == 0 || region > uint64(h.options.Regions) ||
-		header.To.StoreID != h.options.StoreID || header.From.StoreID == h.options.StoreID ||
-		header.From.StoreID == 0 || header.From.StoreID >= maxStoreID ||
-		(message.GetType() == raftpb.MsgSnap) != (file != "") {
+	if !h.isForUs(header) || (message.GetType() == raftpb.MsgSnap) != (file != "") {
 		return errForeign
 	}
 	it := item{kind: itemMessage, region: region, header: header, message: message, file: file}
@@ -257,6 +254,15 @@ func (h *Host) take(header etcdraft.Header, message *raftpb.Message, file string
 		return errFull
 	}
 	return nil
+}
+
+// isForUs says whether a message can be from another store, and is to a region of this
+// one.
+func (h *Host) isForUs(header etcdraft.Header) bool {
+	from, region := header.From.StoreID, header.RegionID
+	return h.serving.Load() && region > 0 && region <= uint64(h.options.Regions) &&
+		header.To.StoreID == h.options.StoreID &&
+		from > 0 && from < maxStoreID && from != h.options.StoreID
 }
 
 // ReportUnreachable implements raftmux.Router.

@@ -3,6 +3,7 @@ package kvstore
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -188,21 +189,59 @@ func begins(kind raftpb.MessageType) bool {
 	return kind == raftpb.MsgApp || kind == raftpb.MsgHeartbeat || kind == raftpb.MsgSnap
 }
 
+// maxStrangers bounds the senders that a peer remembers without knowing them.
+const maxStrangers = 16
+
 // fromPeer says whether the sender may have a say. One that was taken out may
-// not have heard of it, for the others don't write to it any more; it is told. One
-// that this peer doesn't know of yet, because it lags behind, is heard.
+// not have heard of it, for the others don't write to it any more; it is told, if its
+// store can be found. One that this peer doesn't know of yet, because it lags behind,
+// is heard.
 func (w *worker) fromPeer(r *region, header etcdraft.Header) bool {
 	from := header.From
 	if r.descriptor.gone(from.ID) {
-		w.sender.Bury(r.group, from)
-		w.touched = true
+		if w.host.directory.finds(from.StoreID) {
+			w.sender.Bury(r.group, from)
+			w.touched = true
+		}
 		return false
 	}
 	if peer := r.descriptor.peer(from.ID); peer != nil {
 		return peer.StoreID == from.StoreID
 	}
-	r.group.Stores[from.ID] = from.StoreID
-	return !w.host.directory.isRetired(from.StoreID)
+	if w.host.directory.isRetired(from.StoreID) {
+		return false
+	}
+	r.heed(from)
+	return true
+}
+
+// heed remembers where a peer is that the descriptor doesn't know, to answer it. Any
+// sender may claim to be one, so the one that was heeded longest ago is forgotten for
+// a new one; but not the leader, which has to have its answers.
+func (r *region) heed(stranger etcdraft.Peer) {
+	r.strangers = slices.DeleteFunc(r.strangers, func(id uint64) bool { return id == stranger.ID })
+	if len(r.strangers) == maxStrangers {
+		oldest := 0
+		if r.strangers[oldest] == r.leader {
+			oldest++
+		}
+		delete(r.group.Stores, r.strangers[oldest])
+		r.strangers = slices.Delete(r.strangers, oldest, oldest+1)
+	}
+	r.strangers = append(r.strangers, stranger.ID)
+	r.group.Stores[stranger.ID] = stranger.StoreID
+}
+
+// dropStrangers forgets those that the descriptor has come to know, as peers or as
+// peers that were taken out.
+func (r *region) dropStrangers() {
+	r.strangers = slices.DeleteFunc(r.strangers, func(id uint64) bool {
+		if id > r.descriptor.LastPeer {
+			return false
+		}
+		delete(r.group.Stores, id)
+		return true
+	})
 }
 
 // meet notes, once per start, that another store has been heard of.

@@ -55,6 +55,9 @@ type region struct {
 	// descriptor is that of the applied index; it has no peers while the region
 	// waits for its first snapshot.
 	descriptor *Descriptor
+	// strangers are the senders that are in group.Stores though the descriptor doesn't
+	// know them, by peer id. Who was heard last is last.
+	strangers []uint64
 	// changes are the conf changes that are in the batch, for Raft to be told of.
 	changes []*raftpb.ConfChange
 	// change is the membership change that this leader has proposed last, nil once
@@ -156,6 +159,7 @@ func (r *region) initialized() bool { return len(r.descriptor.Peers) > 0 }
 func (r *region) describe(d *Descriptor) {
 	r.descriptor = d
 	r.group.Epoch = etcdraft.Epoch{ConfVer: d.ConfVer, Version: 1}
+	r.dropStrangers()
 	for _, peer := range d.Peers {
 		r.group.Stores[peer.ID] = peer.StoreID
 	}

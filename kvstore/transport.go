@@ -94,14 +94,14 @@ func (r *hostReceiver) Discard() {
 // peer was taken out, or a peer's question whether it was.
 func (h *Host) takeBare(message *raft_serverpb.RaftMessage) bool {
 	region, from, to := message.GetRegionId(), message.GetFromPeer(), message.GetToPeer()
-	if !h.serving.Load() || region == 0 || region > uint64(h.options.Regions) || to.GetStoreId() != h.options.StoreID {
-		return false
-	}
 	it := item{region: region, id: to.GetId(), header: etcdraft.Header{
 		RegionID: region,
 		From:     etcdraft.Peer{ID: from.GetId(), StoreID: from.GetStoreId()},
 		To:       etcdraft.Peer{ID: to.GetId(), StoreID: to.GetStoreId()},
 	}}
+	if !h.isForUs(it.header) {
+		return false
+	}
 	switch {
 	case message.GetIsTombstone():
 		it.kind = itemTombstone
