@@ -109,6 +109,6 @@ func TestFewStrangersAreRemembered(t *testing.T) {
 	}
 	d.region.describe(next)
 	if len(d.region.strangers) != maxStrangers-1 || d.region.group.Stores[leader.ID] != leader.StoreID {
-		t.Errorf("the strangers are %v, and peer %d on store %d", d.region.strangers, leader.ID, d.region.group.Stores[leader.ID])
+		t.Errorf("there are %d strangers, and peer %d is on store %d", len(d.region.strangers), leader.ID, d.region.group.Stores[leader.ID])
 	}
 }
