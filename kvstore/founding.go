@@ -134,9 +134,15 @@ func (h *Host) askAll(ctx context.Context, isNew bool) error {
 	if !h.options.Join {
 		q.Founds = h.options.Peers
 	}
+	defer h.awaited.set(nil)
+	said := time.Now()
 	for pause := askAgain; ; pause = min(2*pause, askAgainMax) {
 		if all, err := h.askRound(ctx, q, isNew); all || err != nil {
 			return err
+		}
+		if now := time.Now(); isNew && now.Sub(said) >= h.options.sayAwaited {
+			said = now
+			h.sayAwaited()
 		}
 		select {
 		case <-ctx.Done():
@@ -152,7 +158,7 @@ func (h *Host) askAll(ctx context.Context, isNew bool) error {
 func (h *Host) askRound(ctx context.Context, q question, isNew bool) (all bool, err error) {
 	left := h.directory.others()
 	asked := map[uint64]bool{h.options.StoreID: true}
-	silent := map[uint64]bool{}
+	silent := map[uint64]string{}
 	var gone []uint64
 	for len(left) > 0 {
 		store := slices.Min(slices.Collect(maps.Keys(left)))
@@ -161,7 +167,7 @@ func (h *Host) askRound(ctx context.Context, q question, isNew bool) (all bool, 
 		asked[store] = true
 		r, err := h.ask(ctx, address, q, isNew)
 		if err != nil || (r.Store != store && h.options.Peers[store] == "") {
-			silent[store] = true // or there is another one now, where it was
+			silent[store] = address // or there is another one now, where it was
 			continue
 		}
 		if err := h.judge(r, store, address, isNew); err != nil {
@@ -176,6 +182,9 @@ func (h *Host) askRound(ctx context.Context, q question, isNew bool) (all bool, 
 	}
 	for _, store := range gone {
 		delete(silent, store)
+	}
+	if isNew {
+		h.awaited.set(silent)
 	}
 	return len(silent) == 0 && h.affiliation.id() != "", nil
 }

@@ -35,6 +35,7 @@ type Host struct {
 	directory *directory
 	// affiliation is the cluster that the store is of.
 	affiliation *affiliation
+	awaited     awaited
 	files       *snapshotFiles
 	prechecks   *prechecks
 	views       []view // by region id - 1

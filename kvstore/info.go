@@ -180,6 +180,8 @@ func (s *Store) infoStores(line func(string, any)) {
 		line("cluster_last_refusal", last)
 	}
 	line("retired_stores", strings.Trim(fmt.Sprint(s.host.directory.retiredStores()), "[]"))
+	// Those that have to answer before this one begins.
+	line("awaited_stores", strings.Trim(fmt.Sprint(s.host.awaited.ids()), "[]"))
 	for _, store := range s.client.Stores() {
 		line(fmt.Sprintf("store%d", store.StoreID), fmt.Sprintf("state=%s,address=%s,connections=%d",
 			store.State, store.Address, len(store.Connections)))

@@ -87,6 +87,8 @@ type Options struct {
 	// how many snapshots a store takes at a time.
 	wrapPrecheck   func(precheck) precheck
 	snapshotPlaces int
+	// sayAwaited is how often a store says for whom it waits.
+	sayAwaited time.Duration
 	// unsafeNoSync is for the test that proves that the other tests can fail.
 	unsafeNoSync bool
 }
@@ -112,6 +114,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.SnapshotRate == 0 {
 		o.SnapshotRate = snapshot.DefaultRate
+	}
+	if o.sayAwaited == 0 {
+		o.sayAwaited = sayAwaited
 	}
 	if o.Addr == "" {
 		o.Addr = o.Peers[o.StoreID]
