@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -99,13 +100,15 @@ func openPebble(options Options, readOnly bool) (*pebble.DB, error) {
 		FormatMajorVersion: pebble.FormatNewest,
 		MemTableSize:       16 << 20,
 	})
-	if err != nil && strings.Contains(err.Error(), "lock") {
-		return nil, fmt.Errorf("kvstore: open %s: is another store using it? %w", options.Dir, err)
+	switch {
+	case err == nil:
+		return db, nil
+	case errors.Is(err, syscall.EAGAIN): // of the lock on the folder
+		return nil, fmt.Errorf("kvstore: open %s: the folder is in use by another process, which has to stop first: %w", options.Dir, err)
+	case strings.Contains(err.Error(), "lock"):
+		return nil, fmt.Errorf("kvstore: open %s: is another store of this process using it? %w", options.Dir, err)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("kvstore: open %s: %w", options.Dir, err)
-	}
-	return db, nil
+	return nil, fmt.Errorf("kvstore: open %s: %w", options.Dir, err)
 }
 
 // identity is what the folder has to be made for.

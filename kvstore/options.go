@@ -133,6 +133,22 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// AddressError says that a store can't do with an address.
+type AddressError struct {
+	// Option is the name of the one that the address was to be for.
+	Option string
+	// Address is what is in it, or the default.
+	Address string
+	// Err says what is wrong.
+	Err error
+}
+
+// Error implements error.
+func (e *AddressError) Error() string { return fmt.Sprintf("kvstore: option %s: %v", e.Option, e.Err) }
+
+// Unwrap returns what is wrong.
+func (e *AddressError) Unwrap() error { return e.Err }
+
 // validate checks options whose defaults are filled in.
 func (o Options) validate() error {
 	switch {
@@ -163,7 +179,7 @@ func (o Options) validate() error {
 			return fmt.Errorf("kvstore: option Peers has store %d, must be from 1 to %d", id, maxStoreID-1)
 		}
 		if _, _, err := net.SplitHostPort(address); err != nil {
-			return fmt.Errorf("kvstore: option Peers: store %d: %w", id, err)
+			return &AddressError{"Peers", address, fmt.Errorf("store %d: %w", id, err)}
 		}
 	}
 	return nil

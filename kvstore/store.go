@@ -316,12 +316,12 @@ func listen(options Options) (raft, clients net.Listener, err error) {
 	raft, clients = options.RaftListener, options.ClientListener
 	if raft == nil {
 		if raft, err = net.Listen("tcp", options.Addr); err != nil {
-			return nil, nil, errors.Join(fmt.Errorf("kvstore: option Addr: %w", err), closeListeners(options))
+			return nil, nil, errors.Join(&AddressError{"Addr", options.Addr, err}, closeListeners(options))
 		}
 	}
 	if clients == nil {
 		if clients, err = net.Listen("tcp", options.ClientAddr); err != nil {
-			return nil, nil, errors.Join(fmt.Errorf("kvstore: option ClientAddr: %w", err), raft.Close())
+			return nil, nil, errors.Join(&AddressError{"ClientAddr", options.ClientAddr, err}, raft.Close())
 		}
 	}
 	return raft, clients, nil

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -62,6 +66,58 @@ func TestBadFlagsAreNamed(t *testing.T) {
 		if code != 1 || !strings.Contains(stderr, want) {
 			t.Errorf("%q: exit %d, %q, want %q", args, code, stderr, want)
 		}
+	}
+}
+
+// What only shows when the store is opened names the flag, too.
+func TestUselessAddressesAreNamed(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	address := taken.Addr().String()
+	for flag, args := range map[string][]string{
+		"peers":       {"--peers", "1=" + address},
+		"addr":        {"--peers", "1=127.0.0.1:1", "--addr", address},
+		"client-addr": {"--peers", "1=127.0.0.1:1", "--addr", "127.0.0.1:0", "--client-addr", address},
+	} {
+		code, _, stderr := command(t, append([]string{"serve", "--id", "1", "--dir", t.TempDir()}, args...)...)
+		if want := fmt.Sprintf("raftmux: flag --%s: %q: listen tcp %s: ", flag, address, address); code != 1 || !strings.HasPrefix(stderr, want) {
+			t.Errorf("%q: exit %d, %q, want %q", args, code, stderr, want)
+		}
+	}
+}
+
+// A folder that another process uses is said to be in use.
+func TestFolderInUse(t *testing.T) {
+	dir := t.TempDir()
+	store := exec.CommandContext(t.Context(), os.Args[0], "serve", "--leash", "--id", "1", "--dir", dir,
+		"--peers", "1=127.0.0.1:1", "--addr", "127.0.0.1:0", "--client-addr", "127.0.0.1:0")
+	leash, err := store.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err := store.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(said)
+	if !lines.Scan() || !strings.Contains(lines.Text(), "store 1 serves") {
+		t.Errorf("the store says %q, %v", lines.Text(), lines.Err())
+	}
+	code, _, stderr := command(t, "serve", "--id", "1", "--dir", dir, "--peers", "1=127.0.0.1:1", "--addr", "127.0.0.1:0", "--client-addr", "127.0.0.1:0")
+	if want := dir + ": the folder is in use by another process"; code != 1 || !strings.Contains(stderr, want) {
+		t.Errorf("exit %d, %q, want %q", code, stderr, want)
+	}
+	_ = leash.Close()
+	for lines.Scan() { // until it has stopped
+	}
+	if err := store.Wait(); err != nil {
+		t.Error(err)
 	}
 }
 

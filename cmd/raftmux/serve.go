@@ -191,7 +191,7 @@ func serve(ctx context.Context, options kvstore.Options, leash bool, out io.Writ
 	}
 	store, err := kvstore.Open(options)
 	if err != nil {
-		return err
+		return ofFlag(err, options)
 	}
 	select {
 	case <-store.Ready():
@@ -225,6 +225,22 @@ func serve(ctx context.Context, options kvstore.Options, leash bool, out io.Writ
 		fmt.Fprintf(out, "store %d stopped\n", options.StoreID)
 	}
 	return err
+}
+
+// ofFlag names the flag that an address is from, if that is what is wrong.
+func ofFlag(err error, options kvstore.Options) error {
+	var bad *kvstore.AddressError
+	if !errors.As(err, &bad) {
+		return err
+	}
+	flag := "peers"
+	switch {
+	case bad.Option == "ClientAddr":
+		flag = "client-addr"
+	case bad.Option == "Addr" && options.Addr != "":
+		flag = "addr"
+	}
+	return flagError(flag, bad.Address, bad.Err.Error())
 }
 
 // handOverLimit bounds the time that a store takes to give away what it leads.
