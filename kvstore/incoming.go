@@ -104,29 +104,17 @@ func (r *receiving) deliver() error {
 	if err := r.host.files.check(r.path, r.message.GetRegionId(), metadata.GetIndex()); err != nil {
 		return err
 	}
-	encoded, err := r.message.Marshal()
-	if err != nil {
-		return err
-	}
-	handler := &snapshotHandler{host: r.host, path: r.path}
-	receiver := etcdraft.NewReceiver(handler)()
-	if _, err := receiver.Decode(encoded); err != nil {
-		return err
-	}
-	receiver.Deliver()
-	return handler.err
+	return etcdraft.Deliver(&snapshotHandler{host: r.host, path: r.path}, r.message)
 }
 
 // snapshotHandler takes the one message of a snapshot.
 type snapshotHandler struct {
 	host *Host
 	path string
-	err  error
 }
 
 func (s *snapshotHandler) Step(header etcdraft.Header, message *raftpb.Message) error {
-	s.err = s.host.take(header, message, s.path)
-	return s.err
+	return s.host.take(header, message, s.path)
 }
 
 // check looks whether a file is a snapshot of a region at an index, whole, and of

@@ -65,7 +65,8 @@ func (r *hostReceiver) Decode(data []byte) (raftmux.Envelope, error) {
 		return envelope, nil
 	}
 	message := &raft_serverpb.RaftMessage{}
-	if message.Unmarshal(data) != nil || !message.GetIsTombstone() && message.GetExtraMsg() == nil {
+	if message.Unmarshal(data) != nil || !message.GetIsTombstone() && message.GetExtraMsg() == nil ||
+		message.GetToPeer().GetStoreId() == 0 { // for nobody, and not for another store
 		return envelope, err
 	}
 	r.bare = append(r.bare, message)
