@@ -18,8 +18,9 @@ const (
 	// argumentOverhead for each. It has room for the largest MaxValueSize.
 	maxCommandSize   = 64 << 20
 	argumentOverhead = 64
-	// maxLineSize bounds an inline command, and a line with a length.
-	maxLineSize = 64 << 10
+	// maxLineSize bounds an inline command, and a line with a length. For redcon an
+	// inline command costs the square of its size.
+	maxLineSize = 8 << 10
 )
 
 // limitedConn is a client's connection on which no command is beyond those limits.
