@@ -36,20 +36,23 @@ func (s *Store) SendSnapshot(peer report.Peer, encoded []byte) error {
 
 	if s.options.SnapshotSender == nil {
 		defer s.leave()
-		s.dropSnapshot(peer, len(encoded), queue.ReasonNoSender, errors.New("no snapshot sender"))
+		s.dropSnapshot(len(encoded), queue.ReasonNoSender)
+		s.reportSnapshot(peer, errors.New("no snapshot sender"))
 		return nil
 	}
 	select {
 	case s.set.slots <- struct{}{}:
 	default:
 		defer s.leave()
-		s.dropSnapshot(peer, len(encoded), queue.ReasonBusy, errors.New("too many snapshots under way"))
+		s.dropSnapshot(len(encoded), queue.ReasonBusy)
+		s.reportSnapshot(peer, errors.New("too many snapshots under way"))
 		return nil
 	}
 	s.set.running.Go(func() {
 		defer s.leave()
-		defer func() { <-s.set.slots }()
-		s.carrySnapshot(peer, encoded)
+		err := s.carrySnapshot(encoded)
+		<-s.set.slots // first: who hears of the end may send the next one
+		s.reportSnapshot(peer, err)
 	})
 	return nil
 }
@@ -69,7 +72,8 @@ func (s *Set) SendWitness(peer report.Peer, push func() error) error {
 	return nil
 }
 
-func (s *Store) carrySnapshot(peer report.Peer, encoded []byte) {
+// carrySnapshot hands a snapshot to the SnapshotSender and returns how it ended.
+func (s *Store) carrySnapshot(encoded []byte) error {
 	l, err := s.resolve(s.ctx, 0, time.Now().Add(-s.options.BackoffStep))
 	if err != nil {
 		reason := queue.ReasonResolve
@@ -80,13 +84,13 @@ func (s *Store) carrySnapshot(peer report.Peer, encoded []byte) {
 		case s.ctx.Err() != nil:
 			reason = s.reason()
 		}
-		s.dropSnapshot(peer, len(encoded), reason, err)
-		return
+		s.dropSnapshot(len(encoded), reason)
+		return err
 	}
 	message := new(raft_serverpb.RaftMessage)
 	if err := message.Unmarshal(encoded); err != nil {
-		s.dropSnapshot(peer, len(encoded), queue.ReasonMalformed, err)
-		return
+		s.dropSnapshot(len(encoded), queue.ReasonMalformed)
+		return err
 	}
 	s.mu.Lock()
 	s.snapshots.Queued--
@@ -94,25 +98,25 @@ func (s *Store) carrySnapshot(peer report.Peer, encoded []byte) {
 	s.snapshots.Sent++
 	s.snapshots.SentBytes += uint64(len(encoded))
 	s.mu.Unlock()
-	if err := s.options.SnapshotSender.SendSnapshot(s.ctx, l.address, message); err != nil {
-		s.snapshotFailed(peer, err)
-		return
-	}
-	s.options.Reporter.Snapshot(report.Outcome{Peer: peer, Status: report.SnapshotFinish})
+	return s.options.SnapshotSender.SendSnapshot(s.ctx, l.address, message)
 }
 
-// dropSnapshot ends a snapshot that nobody was handed.
-func (s *Store) dropSnapshot(peer report.Peer, size int, reason queue.Reason, err error) {
+// dropSnapshot accounts for a snapshot that nobody was handed.
+func (s *Store) dropSnapshot(size int, reason queue.Reason) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.snapshots.Queued--
 	s.snapshots.QueuedBytes -= uint64(size)
 	s.snapshots.Dropped[reason]++
-	s.mu.Unlock()
-	s.snapshotFailed(peer, err)
 }
 
-func (s *Store) snapshotFailed(peer report.Peer, err error) {
-	s.options.Metrics.Failed("snapshot", s.id, 1)
-	s.warn("send snapshot failed", fmt.Errorf("region %d, peer %d: %w", peer.RegionID, peer.PeerID, err), s.address())
-	s.options.Reporter.Snapshot(report.Outcome{Peer: peer, Status: report.SnapshotFailure})
+// reportSnapshot tells the host how a snapshot ended. A nil error is for well.
+func (s *Store) reportSnapshot(peer report.Peer, err error) {
+	outcome := report.Outcome{Peer: peer, Status: report.SnapshotFinish}
+	if err != nil {
+		outcome.Status = report.SnapshotFailure
+		s.options.Metrics.Failed("snapshot", s.id, 1)
+		s.warn("send snapshot failed", fmt.Errorf("region %d, peer %d: %w", peer.RegionID, peer.PeerID, err), s.address())
+	}
+	s.options.Reporter.Snapshot(outcome)
 }
