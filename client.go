@@ -44,6 +44,8 @@ type Client struct {
 
 	tuningMu sync.Mutex
 	tuning   Tuning // as it is now
+
+	unregister sync.Once // a second time it would be the metrics of another Client
 }
 
 // NewClient returns a Client, or an *OptionError that names a field. It
@@ -188,6 +190,6 @@ func (c *Client) Close(ctx context.Context) error {
 	}
 	c.stores.Close(ctx)
 	err := c.reporter.Close()
-	c.metrics.unregister(c.options.Registerer)
+	c.unregister.Do(func() { c.metrics.unregister(c.options.Registerer) })
 	return err
 }

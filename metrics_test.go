@@ -134,6 +134,32 @@ func TestS24LedgerMetrics(t *testing.T) {
 	}
 }
 
+// C24, S24: Close unregisters what the Client has registered, and called once more
+// it leaves alone what another Client has put in the same place since.
+func TestC24CloseUnregistersItsOwn(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	registered := func() int {
+		families, err := registry.Gather()
+		if err != nil {
+			t.Error(err)
+		}
+		return len(families)
+	}
+	here := func(o *raftmux.ClientOptions) { o.Registerer = registry }
+	first := newSending(t, here)
+	want := registered()
+	first.close(t)
+	if n := registered(); want == 0 || n != 0 {
+		t.Fatalf("%d metrics before Close, %d after it", want, n)
+	}
+	newSending(t, here)
+	first.close(t)
+	if n := registered(); n != want {
+		t.Errorf("the other Client has %d metrics, not %d", n, want)
+	}
+}
+
 func wantLedger(t *testing.T, registry *prometheus.Registry, l raftmux.Ledger, labels []string) {
 	t.Helper()
 	if l.Accepted == 0 || l.Accepted != l.Sent+l.DroppedTotal()+l.Queued {
