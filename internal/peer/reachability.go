@@ -58,24 +58,28 @@ func (s *Store) generationEnded(g *generation, lost bool) {
 		s.reach.up--
 	}
 	told := lost && g.downs == s.reach.downs.Load() && s.downEdge()
-	ended := s.ended
 	s.mu.Unlock()
-	if told && ended {
-		s.set.reaffirm(s)
+	if told {
+		s.reaffirm()
 	}
 }
 
 // reaffirm tells the host again that a store is up that was removed and has come
-// back, because it was just told of the end of what was there before.
-func (s *Set) reaffirm(old *Store) {
-	store := s.Lookup(old.id)
-	if store == nil || store == old {
+// back, if the host was just told of the end of what was there before: the last that
+// it hears is of the Store that lives. Whoever tells a down edge calls it next,
+// without s.mu. Should the store come back only after this, it comes up after it, too.
+func (s *Store) reaffirm() {
+	if !s.Forgotten() {
 		return
 	}
-	store.mu.Lock()
-	defer store.mu.Unlock()
-	if store.reach.told == toldUp {
-		s.options.Reporter.StoreUp(store.id)
+	living := s.set.Lookup(s.id)
+	if living == nil {
+		return
+	}
+	living.mu.Lock()
+	defer living.mu.Unlock()
+	if living.reach.told == toldUp {
+		s.options.Reporter.StoreUp(living.id)
 	}
 }
 
@@ -83,9 +87,10 @@ func (s *Set) reaffirm(old *Store) {
 // knows nothing else: the store was never up, or it was and nothing is now.
 func (s *Store) unreached() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.reach.up == 0 && (s.reach.told != toldDown || mutant.Active == mutant.C10) {
-		s.downEdge()
+	told := s.reach.up == 0 && (s.reach.told != toldDown || mutant.Active == mutant.C10) && s.downEdge()
+	s.mu.Unlock()
+	if told {
+		s.reaffirm()
 	}
 }
 
@@ -112,17 +117,25 @@ func (s *Store) downEdge() (told bool) {
 
 // flushEdge tells a deferred edge now.
 func (s *Store) flushEdge() {
+	if s.tellDeferred() {
+		s.reaffirm()
+	}
+}
+
+// tellDeferred tells a deferred edge, and that the store is up if it is by now. It
+// returns whether there was an edge.
+func (s *Store) tellDeferred() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.reach.deferred == nil {
-		return
+		return false
 	}
-	s.reach.deferred.Stop()
 	s.tellDown()
 	if s.reach.up > 0 && !s.ended {
 		s.reach.told = toldUp
 		s.options.Reporter.StoreUp(s.id)
 	}
+	return true
 }
 
 // tellDown tells the host that the store is unreachable. The caller holds s.mu.
