@@ -31,9 +31,10 @@ type Connection struct {
 	generation atomic.Uint64        // how many streams were opened
 
 	// What follows belongs to the goroutine.
-	used  uint64    // number of the last look-up
-	since time.Time // look-ups begun before this are too old
-	retry retry
+	used   uint64    // number of the last look-up
+	since  time.Time // look-ups begun before this are too old
+	opened time.Time // when the last stream was
+	retry  retry
 	// The peer knew neither kind of stream the last time: it is handed nothing
 	// before it has shown that it does, or each attempt would lose some.
 	doubtful bool
@@ -114,6 +115,9 @@ func (c *Connection) run() {
 			break
 		}
 		c.doubtful = failed.at == atFallback
+		if failed.at == atStream { // what came before the stream took long by itself
+			begun = c.opened
+		}
 		first := c.retry.failed(time.Since(begun))
 		c.since = time.Now().Add(-c.store.options.BackoffStep / 4)
 		c.settle(failed, first)
@@ -271,7 +275,8 @@ type retry struct {
 }
 
 // failed notes a failed attempt and its length, and says whether it was the
-// first one in a row. An attempt that lived for longer than the wait that it
+// first one in a row. If a stream broke, the length is the stream's: a slow look-up
+// doesn't show that the store is well. What lived for longer than the wait that it
 // would cost is forgiven: the next begins at once, but for the spread, lest all
 // who lost a store together dial it together.
 func (r *retry) failed(lived time.Duration) (first bool) {

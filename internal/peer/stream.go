@@ -109,6 +109,7 @@ func (c *Connection) openGeneration(link Link, kind Kind, address string) (*gene
 		return nil, err
 	}
 	c.generation.Add(1)
+	c.opened = time.Now()
 	g := &generation{kind: kind, address: address, stream: stream, cancel: cancel, ended: make(chan struct{})}
 	g.pump = &pump{connection: c, generation: g}
 	if c.doubtful {
