@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -94,10 +95,13 @@ func (t *Transport) connect(ctx context.Context, address string) (*link, error) 
 		fmt.Errorf("no connection within %v", t.options.ConnectTimeout))
 	defer cancel()
 	l := &link{storeID: t.options.StoreID}
-	options := append(t.dialOptions(), grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
-		return l.dial(ctx, t.options.Dialer, address)
+	options := append(t.dialOptions(), grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+		return l.dial(ctx, t.options.Dialer, address) // as it is, and not as gRPC has read it
 	}))
-	client, err := grpc.NewClient("passthrough:///"+address, options...)
+	// gRPC takes the target for a URL: unescaped, some addresses would be none, such
+	// as [fe80::1%eth0]:20160, and others would lose a part. The authority is made of
+	// the target, without the escapes.
+	client, err := grpc.NewClient("passthrough:///"+url.PathEscape(address), options...)
 	if err != nil {
 		return nil, err
 	}
