@@ -157,14 +157,32 @@ type quiet struct {
 	suppressed map[string]int
 }
 
-// warn logs a warning about the store, each message at most once a minute.
+// warn logs a warning about the store, each message at most once a minute. It waits
+// for the log, so who sends must not call it.
 func (s *Store) warn(message string, err error, address string) {
 	s.log(slog.LevelWarn, message, err, address)
 }
 
 // log is warn for any level.
 func (s *Store) log(level slog.Level, message string, err error, address string) {
+	if suppressed, due := s.due(message); due {
+		s.logLine(level, message, err, address, suppressed)
+	}
+}
+
+// warnApart is warn for who must not wait: what is logged has a goroutine, of which
+// there is at most one a minute and message. Close must be waiting for the caller.
+func (s *Store) warnApart(message string, err error, address string) {
+	if suppressed, due := s.due(message); due {
+		s.set.running.Go(func() { s.logLine(slog.LevelWarn, message, err, address, suppressed) })
+	}
+}
+
+// due says whether a message is to be logged now, and if so how often it was not
+// since it was logged last.
+func (s *Store) due(message string) (suppressed int, due bool) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	q := &s.quiet
 	if q.last == nil {
 		q.last, q.suppressed = make(map[string]time.Time), make(map[string]int)
@@ -172,11 +190,13 @@ func (s *Store) log(level slog.Level, message string, err error, address string)
 	last, seen := q.last[message]
 	if seen && time.Since(last) < quietTime {
 		q.suppressed[message]++
-		s.mu.Unlock()
-		return
+		return 0, false
 	}
-	suppressed := q.suppressed[message]
+	suppressed = q.suppressed[message]
 	q.last[message], q.suppressed[message] = time.Now(), 0
-	s.mu.Unlock()
+	return suppressed, true
+}
+
+func (s *Store) logLine(level slog.Level, message string, err error, address string, suppressed int) {
 	s.options.Logger.Log(context.Background(), level, message, "store_id", s.id, "addr", address, "err", err, "suppressed", suppressed)
 }

@@ -110,13 +110,15 @@ func (s *Store) dropSnapshot(size int, reason queue.Reason) {
 	s.snapshots.Dropped[reason]++
 }
 
-// reportSnapshot tells the host how a snapshot ended. A nil error is for well.
+// reportSnapshot tells the host how a snapshot ended. A nil error is for well. Who
+// sends may call it, for it doesn't wait for the log. Close must be waiting for the
+// caller.
 func (s *Store) reportSnapshot(peer report.Peer, err error) {
 	outcome := report.Outcome{Peer: peer, Status: report.SnapshotFinish}
 	if err != nil {
 		outcome.Status = report.SnapshotFailure
 		s.options.Metrics.Failed("snapshot", s.id, 1)
-		s.warn("send snapshot failed", fmt.Errorf("region %d, peer %d: %w", peer.RegionID, peer.PeerID, err), s.address())
+		s.warnApart("send snapshot failed", fmt.Errorf("region %d, peer %d: %w", peer.RegionID, peer.PeerID, err), s.address())
 	}
 	s.options.Reporter.Snapshot(outcome)
 }
