@@ -40,6 +40,9 @@ type inbound struct {
 	known bool // key and id are set: the sender is a raftmux store
 	key   senderKey
 	id    wire.StreamID
+	// left is set on what is remembered of a stream that has ended, which has the id
+	// and nothing else.
+	left time.Time
 
 	done       chan struct{} // closed when nothing more is handed over
 	result     error         // the stream's answer; readable once done is closed
@@ -133,8 +136,8 @@ func (in *inbound) takeOver() error {
 }
 
 // enter lists a stream and returns the one that it takes over from. A stream
-// that is itself older than a living one is refused: the network may deliver
-// them out of order. Should the clock of a store go back while it restarts, and
+// that is itself older than a living one, or than one of the same life of its Client
+// that has ended lately, is refused: the network may deliver them out of order. Should the clock of a store go back while it restarts, and
 // its machine take the old streams along without a word, then those are in its
 // way until keepalive has found them dead.
 func (s *Server) enter(in *inbound) (older *inbound, err error) {
@@ -145,9 +148,12 @@ func (s *Server) enter(in *inbound) (older *inbound, err error) {
 	}
 	if in.known {
 		older = s.living[in.key]
-		if older != nil && !in.id.After(older.id) {
+		if older != nil && older.bars(in.id) {
 			return nil, status.Errorf(codes.Aborted, "raftmux: stream %s of store %d comes after stream %s",
 				in.id, in.key.storeID, older.id)
+		}
+		if older != nil && !older.left.IsZero() { // there is nothing to take over
+			older = nil
 		}
 		s.living[in.key] = in
 	}
@@ -156,14 +162,52 @@ func (s *Server) enter(in *inbound) (older *inbound, err error) {
 	return older, nil
 }
 
-// dismiss takes a stream off the list.
+// What is remembered of streams that have ended.
+const (
+	memoryTime = time.Minute // the network delivers nothing that late
+	memorySize = 1024        // streams, for all senders
+)
+
+// bars says whether a listed stream keeps out one of the same connection that comes
+// after it.
+func (in *inbound) bars(late wire.StreamID) bool {
+	if in.left.IsZero() {
+		return !late.After(in.id)
+	}
+	return late.Incarnation == in.id.Incarnation && late.Generation < in.id.Generation && time.Since(in.left) < memoryTime
+}
+
+// dismiss takes a stream off the list, where its id is remembered for a while.
 func (s *Server) dismiss(in *inbound) {
 	in.stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.streams--
 	if in.known && s.living[in.key] == in {
-		delete(s.living, in.key)
+		s.living[in.key] = &inbound{id: in.id, left: time.Now()}
+		s.forget()
+	}
+}
+
+// forget bounds what is remembered of streams that have ended: one more of them is
+// listed than before. The caller holds s.mu.
+func (s *Server) forget() {
+	if len(s.living) <= memorySize {
+		return
+	}
+	var first senderKey // to end
+	var earliest time.Time
+	remembered := 0
+	for key, in := range s.living {
+		if in.left.IsZero() {
+			continue
+		}
+		if remembered++; remembered == 1 || in.left.Before(earliest) {
+			first, earliest = key, in.left
+		}
+	}
+	if remembered > memorySize {
+		delete(s.living, first)
 	}
 }
 
