@@ -47,7 +47,8 @@ type StoreStatus struct {
 	State   StoreState
 	// Paused means that the allowlist leaves the store out.
 	Paused bool
-	// Address is the last one that the Resolver returned, "" if there is none.
+	// Address is the last one that the Resolver returned, "" if there is none. It
+	// stays while the next look-up is under way, and when that fails.
 	Address string
 	// Connections are those used so far.
 	Connections []ConnectionStatus
@@ -117,8 +118,10 @@ func (l Ledger) DroppedTotal() uint64 {
 	return total
 }
 
-// Store returns what is known of a store, and false if nothing is: no message
-// to it was accepted since the Client began or the store was removed.
+// Store returns what is known of a store, and false if nothing is. A store is known
+// from the first message on that was accepted, or refused because of the store's own
+// state, since the Client began or the store was removed: after ErrPaused, for
+// example, it is known and may have no connections.
 func (c *Client) Store(storeID uint64) (StoreStatus, bool) {
 	store := c.stores.Lookup(storeID)
 	if store == nil {
@@ -127,7 +130,7 @@ func (c *Client) Store(storeID uint64) (StoreStatus, bool) {
 	return statusOf(store), true
 }
 
-// Stores returns all known stores, by id.
+// Stores returns all known stores, by id. Store says which those are.
 func (c *Client) Stores() []StoreStatus {
 	stores := c.stores.Stores()
 	all := make([]StoreStatus, 0, len(stores))

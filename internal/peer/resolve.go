@@ -12,9 +12,10 @@ import (
 
 // lookups is what a store knows of its address. Guarded by Store.mu.
 type lookups struct {
-	latest *lookup
-	count  uint64
-	stale  string // where another store answered, "" if none did
+	latest  *lookup
+	count   uint64
+	stale   string // where another store answered, "" if none did
+	address string // the last one found, "" if none was
 }
 
 // lookup is one question to the Resolver, shared by all connections of a store.
@@ -89,6 +90,9 @@ func (s *Store) lookup(used uint64, since time.Time) *lookup {
 	s.set.running.Go(func() {
 		defer close(l.done)
 		l.address, l.err = s.ask(l.stale)
+		if l.err == nil {
+			s.found(l.address)
+		}
 	})
 	s.lookups.latest = l
 	return l
@@ -138,14 +142,19 @@ func (s *Store) markStale(address string) {
 	s.lookups.stale = address
 }
 
-// address returns the last address found, "" if there is none.
+// found notes an address.
+func (s *Store) found(address string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lookups.address = address
+}
+
+// address returns the last address found, "" if there is none. A look-up that is
+// under way or has failed changes nothing.
 func (s *Store) address() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l := s.lookups.latest; l != nil && l.finished() {
-		return l.address
-	}
-	return ""
+	return s.lookups.address
 }
 
 // quietTime is how long what repeats itself about a store stays out of the log.
