@@ -64,7 +64,7 @@ type transfer struct {
 	started   time.Time
 	cancel    context.CancelCauseFunc
 	ended     chan struct{} // closed when it is over
-	sequence  uint64        // in which order they came
+	sequence  uint64        // in which order they came; transfers gives it
 
 	phase   atomic.Value // Phase
 	total   atomic.Int64
@@ -128,13 +128,18 @@ func (t *transfer) progress() Progress {
 
 // transfers are those under way in one direction.
 type transfers struct {
-	mu  sync.Mutex
-	all map[*transfer]struct{}
+	mu   sync.Mutex
+	all  map[*transfer]struct{}
+	last uint64 // sequence
 }
 
+// add lists t, and numbers it at the same time: whoever is listed sees all that
+// have a lower number and are not over.
 func (ts *transfers) add(t *transfer) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
+	ts.last++
+	t.sequence = ts.last
 	if ts.all == nil {
 		ts.all = make(map[*transfer]struct{})
 	}

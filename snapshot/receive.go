@@ -111,7 +111,6 @@ func (in *incoming) admit(d description, message *raft_serverpb.RaftMessage, fir
 	}
 	defer r.admission.release(who)
 	t := newTransfer(d, Receiving, in.cancel)
-	t.sequence = r.sequence.Add(1)
 	t.total.Store(in.size)
 	t.touch()
 	r.transfers.add(t)

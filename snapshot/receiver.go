@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -25,7 +24,6 @@ type Receiver struct {
 	transfers transfers
 	partials  partials
 	metrics   *metrics
-	sequence  atomic.Uint64
 	running   sync.WaitGroup
 	memory    wire.Pool // of chunks that came in pieces
 
