@@ -193,7 +193,7 @@ var errNewer = errors.New("a newer snapshot for the same peer is under way")
 func (in *incoming) open(t *transfer, message *raft_serverpb.RaftMessage) error {
 	kept := in.receiver.partials.take(t.key, in.size)
 	if kept != nil && in.verifiable {
-		in.writer, in.offset, in.sum = kept.writer, kept.offset, kept.sum
+		in.writer, in.offset, in.sum, in.sound = kept.writer, kept.offset, kept.sum, true
 		in.anew = func() error { return in.create(message) }
 		t.resume(kept.offset)
 		return nil
@@ -209,7 +209,7 @@ func (in *incoming) create(message *raft_serverpb.RaftMessage) error {
 	if err != nil {
 		return err
 	}
-	in.writer, in.offset, in.sum = w, 0, 0
+	in.writer, in.offset, in.sum, in.sound = w, 0, 0, true
 	return nil
 }
 
@@ -229,7 +229,6 @@ func (in *incoming) sendHeader(key, value string) error {
 // that they are all.
 func (in *incoming) data(t *transfer, chunk wire.SnapshotChunk) (err error) {
 	t.enter(Moving)
-	in.sound = true
 	for first := true; ; first = false {
 		if !first || len(chunk.Data) > 0 {
 			if err := in.take(t, chunk, first); err != nil {

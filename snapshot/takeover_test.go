@@ -2,8 +2,10 @@ package snapshot_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -12,6 +14,7 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/raftmux/raftmux/internal/rig"
 	"github.com/raftmux/raftmux/internal/wire"
 	"github.com/raftmux/raftmux/snapshot"
 )
@@ -85,5 +88,39 @@ func TestOneWriterForEachPeer(t *testing.T) {
 		if into.most != 1 {
 			t.Fatalf("%d were written at a time", into.most)
 		}
+	}
+}
+
+// A stream that takes over what is kept, and breaks before anything has come by it,
+// leaves that for the next one.
+func TestBrokenTakeoverKeeps(t *testing.T) {
+	t.Parallel()
+	const size = 4 << 20
+	s := newStore(t)
+	proxy := rig.NewProxy(t, s.address)
+	want := random(1, size)
+	sender := newSender(t, memory{7: want})
+	s.breakOff(t, sender, proxy, message(7, size), 3<<20+50_000)
+	have := s.kept(t)
+
+	broken := &madeStream{
+		ctx: metadata.NewIncomingContext(context.Background(), metadata.Pairs(
+			wire.VersionKey, wire.Version, wire.SnapshotSizeKey, strconv.Itoa(size))),
+		chunk:  firstChunk(t, message(7, size)),
+		header: errors.New("the sender is gone"),
+	}
+	if err := s.ReceiveSnapshot(broken); err == nil {
+		t.Error("it succeeded")
+	}
+	if left := s.kept(t); left != have {
+		t.Errorf("%d of %d bytes are kept", left, have)
+	}
+	before := proxy.Stats().CarriedUp
+	if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, size)); err != nil {
+		t.Fatal(err)
+	}
+	s.expect(t, 7, want)
+	if carried := proxy.Stats().CarriedUp - before; carried > size-have+64<<10 {
+		t.Errorf("%d bytes were sent again", carried)
 	}
 }
