@@ -121,7 +121,7 @@ func (t *transfer) progress() Progress {
 		p.Rate = float64(p.Done-p.Resumed) / elapsed
 	}
 	if p.Rate > 0 && p.Total >= 0 {
-		p.Left = time.Duration(float64(p.Total-p.Done) / p.Rate * float64(time.Second))
+		p.Left = inSeconds(float64(p.Total-p.Done) / p.Rate)
 	}
 	return p
 }

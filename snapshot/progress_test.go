@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,4 +47,27 @@ func TestC9AllowanceGrowsWithSize(t *testing.T) {
 			t.Errorf("%d bytes may take %v, want %v", size, got, want)
 		}
 	}
+}
+
+// What would be more years than a time.Duration has is the most of them, and not
+// none: neither is a transfer cut for it, nor is it said to be over soon.
+func TestTimesDontOverflow(t *testing.T) {
+	const century = 100 * 365 * 24 * time.Hour
+	for _, size := range []int64{10 << 30, 1 << 50, math.MaxInt64} {
+		o := &outgoing{
+			sender:   &Sender{options: SenderOptions{MinRate: 1, Grace: 24 * time.Hour}},
+			transfer: newTransfer(description{size: size}, Sending, nil),
+		}
+		if got := o.allowance(); got < century {
+			t.Errorf("%d bytes may take %v", size, got)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		transfer := newTransfer(description{size: math.MaxInt64}, Sending, nil)
+		time.Sleep(time.Second)
+		transfer.done.Add(1)
+		if left := transfer.progress().Left; left < century {
+			t.Errorf("at a byte in a second %v are left", left)
+		}
+	})
 }

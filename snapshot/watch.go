@@ -58,9 +58,17 @@ func (w *watch) verdict(o *outgoing) error {
 	return nil
 }
 
-// allowance is how long a transfer of that size may take.
+// allowance is how long a transfer of that size may take. As long as nobody has
+// said the size, that is Grace.
 func (o *outgoing) allowance() time.Duration {
 	options := o.sender.options
-	seconds := float64(o.total.Load()) / float64(options.MinRate)
-	return options.Grace + time.Duration(seconds*float64(time.Second))
+	return options.Grace + inSeconds(float64(max(0, o.total.Load()))/float64(options.MinRate))
+}
+
+// longest is where inSeconds stops: 146 years, to which more can be added.
+const longest = time.Duration(1 << 62)
+
+// inSeconds returns so many seconds as a Duration, which can't have them all.
+func inSeconds(seconds float64) time.Duration {
+	return time.Duration(min(seconds*float64(time.Second), float64(longest)))
 }
