@@ -44,12 +44,14 @@ type SenderOptions struct {
 	// NewLimiter(0) lifts it.
 	Limiter *Limiter
 
-	// StallTimeout is how long a transfer may take nothing off our hands before
-	// it fails. Time spent waiting for Limiter doesn't count. Default 30 s.
+	// StallTimeout is how long a transfer may take nothing off our hands, once it
+	// is connected, before it fails. Time spent waiting for Limiter doesn't count.
+	// Default 30 s.
 	StallTimeout time.Duration
 	// MinRate and Grace bound the whole of a transfer: it fails once it has taken
 	// Grace and a second for each MinRate bytes, not counting what Limiter held
-	// it back. The receiver's commit is in there. Default 1 MiB/s and a minute.
+	// it back. Source's opening of the data, the connecting, and the receiver's
+	// commit are in there. Default 1 MiB/s and a minute.
 	MinRate int64
 	Grace   time.Duration
 

@@ -14,7 +14,8 @@ import (
 // be safe for concurrent use.
 type Source interface {
 	// OpenSnapshot opens the data that belongs to a snapshot message. It is closed
-	// once, when the transfer has ended, however it ended. The message is only lent.
+	// once, when the transfer has ended, however it ended. The ctx ends when the
+	// transfer is cancelled or has taken too long. The message is only lent.
 	OpenSnapshot(ctx context.Context, message *raft_serverpb.RaftMessage) (Data, error)
 }
 

@@ -42,6 +42,9 @@ type outgoing struct {
 // carry is the life of a transfer: open the data, connect, open the stream, send
 // the message, agree on where to begin, send the data, wait for Done.
 func (s *Sender) carry(ctx context.Context, t *transfer, address string, message *raft_serverpb.RaftMessage) error {
+	o := &outgoing{transfer: t, sender: s, ctx: ctx, chunksPerSecond: plainPerSecond}
+	stop := o.watch.start(o) // what comes before the data takes its part of the time, too
+	defer stop()
 	data, err := s.options.Source.OpenSnapshot(ctx, message)
 	if err != nil {
 		return fmt.Errorf("open the snapshot: %w", err)
@@ -64,9 +67,7 @@ func (s *Sender) carry(ctx context.Context, t *transfer, address string, message
 	if err != nil {
 		return err
 	}
-	o := &outgoing{transfer: t, sender: s, ctx: ctx, stream: stream, data: data, chunksPerSecond: plainPerSecond}
-	stop := o.watch.start(o)
-	defer stop()
+	o.stream, o.data = stream, data
 	o.listen()
 	err = o.run(address, message)
 	endStream() // or Header would wait for a stream that failed on our side
@@ -135,6 +136,7 @@ func (o *outgoing) sendMessage(message *raft_serverpb.RaftMessage) error {
 	}
 	header := wire.AppendSnapshotMessage(make([]byte, 0, wire.MaxSnapshotHeaderSize), len(encoded))
 	o.touch()
+	o.watch.offered.Store(true)
 	return o.send(mem.BufferSlice{mem.SliceBuffer(header), mem.SliceBuffer(encoded)})
 }
 

@@ -10,6 +10,8 @@ import (
 // watch cancels a sending transfer that doesn't move, or takes too long.
 type watch struct {
 	running sync.WaitGroup
+	// offered is set once there is something to be taken off our hands.
+	offered atomic.Bool
 	// handed to gRPC, and freed by it.
 	handed, freed atomic.Int64
 	// held is set while the limiter has the transfer wait; throttled is how long
@@ -46,8 +48,9 @@ func (w *watch) verdict(o *outgoing) error {
 	if w.held.Load() {
 		return nil
 	}
-	// What the receiver does with all the data is bounded by the whole's time only.
-	idle := o.is(Committing) && w.freed.Load() >= w.handed.Load()
+	// The whole's time alone bounds what comes before the first byte, and what the
+	// receiver does with all the data.
+	idle := !w.offered.Load() || o.is(Committing) && w.freed.Load() >= w.handed.Load()
 	if limit := o.sender.options.StallTimeout; !idle && o.still() > limit {
 		return fmt.Errorf("%w for %v, at %d of %d bytes", ErrStalled, limit, o.done.Load(), o.total.Load())
 	}
