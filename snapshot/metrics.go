@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,6 +16,7 @@ type metrics struct {
 	seconds prometheus.Histogram
 	current prometheus.GaugeFunc
 	left    prometheus.GaugeFunc
+	gone    sync.Once // from the registerer
 }
 
 func newMetrics(direction Direction, list func() []Progress) *metrics {
@@ -102,11 +104,15 @@ func (m *metrics) register(registerer prometheus.Registerer) error {
 	return nil
 }
 
+// unregister does it once. Later the same metrics may be another instance's, which a
+// registerer doesn't tell apart.
 func (m *metrics) unregister(registerer prometheus.Registerer) {
 	if registerer == nil {
 		return
 	}
-	for _, collector := range m.collectors() {
-		registerer.Unregister(collector)
-	}
+	m.gone.Do(func() {
+		for _, collector := range m.collectors() {
+			registerer.Unregister(collector)
+		}
+	})
 }
