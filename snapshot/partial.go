@@ -3,6 +3,7 @@ package snapshot
 import (
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -30,13 +31,15 @@ type partials struct {
 	all []*partial // the oldest first
 }
 
-// park keeps p, or discards it if the receiver keeps none.
-func (ps *partials) park(p *partial) {
-	if ps.most <= 0 {
+// park keeps p, or discards it if the receiver keeps none, or this one is unwanted.
+// Who sets that calls discard afterwards, which finds p if park hasn't seen it.
+func (ps *partials) park(p *partial, unwanted *atomic.Bool) {
+	ps.mu.Lock()
+	if ps.most <= 0 || unwanted.Load() {
+		ps.mu.Unlock()
 		ps.drop(p)
 		return
 	}
-	ps.mu.Lock()
 	ps.all = append(ps.all, p)
 	p.timer = time.AfterFunc(ps.life, func() { ps.expire(p) })
 	var oldest *partial

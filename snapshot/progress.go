@@ -66,6 +66,10 @@ type transfer struct {
 	ended     chan struct{} // closed when it is over
 	sequence  uint64        // in which order they came; transfers gives it
 
+	// unwanted is set when it is cancelled: nothing of it is kept, also if it had
+	// ended for another reason before.
+	unwanted atomic.Bool
+
 	phase   atomic.Value // Phase
 	total   atomic.Int64
 	resumed atomic.Int64
@@ -159,6 +163,7 @@ func (ts *transfers) cancel(cause error, match func(*transfer) bool) (n int) {
 	defer ts.mu.Unlock()
 	for t := range ts.all {
 		if match(t) {
+			t.unwanted.Store(true)
 			t.cancel(cause)
 			n++
 		}

@@ -311,12 +311,11 @@ func (in *incoming) end(t *transfer) {
 		return
 	}
 	p := &partial{key: t.key, writer: in.writer, offset: in.offset, sum: in.sum, size: in.size}
-	cause := context.Cause(in.ctx)
-	if !in.sound || !in.verifiable || in.offset == 0 || errors.Is(cause, ErrCancelled) || errors.Is(cause, ErrClosed) {
+	if !in.sound || !in.verifiable || in.offset == 0 || errors.Is(context.Cause(in.ctx), ErrClosed) {
 		in.receiver.partials.drop(p)
 		return
 	}
-	in.receiver.partials.park(p)
+	in.receiver.partials.park(p, &t.unwanted)
 }
 
 // next receives and parses a chunk, which is valid until the next call.
