@@ -141,6 +141,9 @@ func (in *incoming) admit(d description, message *raft_serverpb.RaftMessage, fir
 	} else if err != nil {
 		return err
 	}
+	if err := context.Cause(in.ctx); err != nil {
+		return err // the sender has been told so, though gRPC had the rest already
+	}
 	t.enter(Committing)
 	w := in.writer
 	in.writer = nil
