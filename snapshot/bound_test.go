@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/raftmux/raftmux"
 	"github.com/raftmux/raftmux/internal/rig"
@@ -93,4 +95,54 @@ func TestSlowOpeningIsNoStall(t *testing.T) {
 		t.Error(err)
 	}
 	s.expect(t, 7, want)
+}
+
+// A sink may take longer than a sender may be silent, to begin with a snapshot and
+// to write of it, and so may another stream that has to end first.
+func TestSlowSinkIsNoStall(t *testing.T) {
+	t.Parallel()
+	for _, slow := range []string{"create", "write", "older stream"} {
+		t.Run(slow, func(t *testing.T) {
+			t.Parallel()
+			into, began, release := held()
+			defer release()
+			if slow == "create" {
+				hold := into.write
+				into.write = nil
+				into.create = func(context.Context) error {
+					hold()
+					return nil
+				}
+			}
+			s := newStore(t, withSink(into), func(o *snapshot.ReceiverOptions) { o.StallTimeout = 500 * time.Millisecond })
+			send := func() chan error {
+				result := make(chan error, 1)
+				go func() { result <- sendChunks(t, s.address, nil, chunksOf(7)...) }()
+				return result
+			}
+			result := send()
+			<-began
+			if slow == "older stream" {
+				older := result
+				result = send()
+				if err := <-older; status.Code(err) != codes.Aborted {
+					t.Errorf("the older stream ended with %v", err)
+				}
+			}
+			// Silent streams show that the time has passed.
+			for range 2 {
+				if err := plainStream(t, s.address).RecvMsg(new(raft_serverpb.Done)); status.Code(err) != codes.DeadlineExceeded {
+					t.Errorf("a silent stream ended with %v", err)
+				}
+			}
+			release()
+			if err := <-result; err != nil {
+				t.Errorf("ended with %v", err)
+			}
+			s.quiet(t)
+			if n := len(into.of(7)); n != 1 {
+				t.Errorf("%d were committed", n)
+			}
+		})
+	}
 }

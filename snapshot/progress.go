@@ -74,7 +74,7 @@ type transfer struct {
 	total   atomic.Int64
 	resumed atomic.Int64
 	done    atomic.Int64
-	moved   atomic.Int64 // when bytes last moved, in nanoseconds since started
+	moved   atomic.Int64 // when bytes last left, in nanoseconds since started
 }
 
 func newTransfer(d description, direction Direction, cancel context.CancelCauseFunc) *transfer {

@@ -27,7 +27,9 @@ type incoming struct {
 	ctx      context.Context // ends before the stream does, if it is cancelled
 	cancel   context.CancelCauseFunc
 	began    time.Time
-	current  atomic.Pointer[transfer] // nil until the message has come
+	// waits is since when the sender is waited for, in nanoseconds since began;
+	// negative while it isn't.
+	waits atomic.Int64
 
 	memory     wire.Incoming
 	verifiable bool  // the sender sends offsets and checksums
@@ -41,16 +43,15 @@ type incoming struct {
 	anew func() error
 }
 
-// still returns for how long nothing has come, where something should.
+// still returns for how long the sender has sent nothing. What the sink takes, or
+// the end of an older stream, is not held against it.
 func (in *incoming) still() time.Duration {
-	t := in.current.Load()
-	switch {
-	case t == nil:
-		return time.Since(in.began)
-	case t.is(Committing):
+	now := time.Since(in.began) // first, or a wait that ends just now would seem longer
+	since := in.waits.Load()
+	if since < 0 {
 		return 0
 	}
-	return t.still()
+	return now - time.Duration(since)
 }
 
 // run is the life of a stream: the message, checks, room, a writer, the data, commit.
@@ -112,10 +113,8 @@ func (in *incoming) admit(d description, message *raft_serverpb.RaftMessage, fir
 	defer r.admission.release(who)
 	t := newTransfer(d, Receiving, in.cancel)
 	t.total.Store(in.size)
-	t.touch()
 	r.transfers.add(t)
 	defer r.transfers.remove(t)
-	in.current.Store(t)
 	defer func() {
 		if cause := context.Cause(in.ctx); err != nil && cause != nil {
 			err = cause
@@ -245,7 +244,6 @@ func (in *incoming) data(t *transfer, chunk wire.SnapshotChunk) (err error) {
 		if err != nil {
 			return err
 		}
-		t.touch()
 	}
 	if in.size != unknownSize && in.offset != in.size {
 		in.sound = false
@@ -282,7 +280,6 @@ func (in *incoming) take(t *transfer, chunk wire.SnapshotChunk, first bool) erro
 	in.offset, in.sum = in.offset+n, chunk.Sum
 	in.anew = nil
 	t.done.Add(n)
-	t.touch()
 	in.receiver.metrics.bytes.Add(float64(n))
 	return nil
 }
@@ -323,7 +320,10 @@ func (in *incoming) end(t *transfer) {
 
 // next receives and parses a chunk, which is valid until the next call.
 func (in *incoming) next() (wire.SnapshotChunk, error) {
-	if err := in.stream.RecvMsg(&in.memory); err != nil {
+	in.waits.Store(int64(time.Since(in.began)))
+	err := in.stream.RecvMsg(&in.memory)
+	in.waits.Store(-1)
+	if err != nil {
 		return wire.SnapshotChunk{}, err
 	}
 	chunk, err := wire.ParseSnapshotChunk(in.memory.Bytes())
