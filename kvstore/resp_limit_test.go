@@ -63,7 +63,7 @@ func throughLimits(said []byte, atMost int) (commands []string, answer string, e
 const (
 	toldOfArguments = "-ERR Protocol error: a command has more than 65536 arguments\r\n"
 	toldOfSize      = "-ERR Protocol error: the arguments of a command take more than 67108864 bytes, with 64 for each\r\n"
-	toldOfLine      = "-ERR Protocol error: a line takes more than 65536 bytes\r\n"
+	toldOfLine      = "-ERR Protocol error: a line takes more than 8192 bytes\r\n"
 )
 
 func TestCommandsBeyondTheLimitsAreRefused(t *testing.T) {
