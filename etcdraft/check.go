@@ -59,7 +59,7 @@ func refuse(message *raftpb.Message, problem string) error {
 //   - MsgApp whose entries don't follow its index and term one by one, or are
 //     newer than its term;
 //   - MsgSnap without metadata, index, term or ConfState, newer than its term, or
-//     with a ConfState that can't be restored;
+//     with a ConfState that can't be restored or names peers more than 128 times;
 //   - MsgHeartbeatResp with a context of 1 to 7 bytes, and MsgHeartbeat, which
 //     is answered by one.
 func Check(message *raftpb.Message) error {
