@@ -84,7 +84,7 @@ type Server struct {
 	mu      sync.Mutex
 	closed  bool
 	streams int
-	living  map[senderKey]*inbound // streams of raftmux stores
+	living  map[senderKey]*inbound // streams of raftmux stores, and the last ones of those that have none
 }
 
 // NewServer returns a Server, or an *OptionError that names a field.
