@@ -39,9 +39,6 @@ type inbound struct {
 	known bool // key and id are set: the sender is a raftmux store
 	key   senderKey
 	id    wire.StreamID
-	// left is set on what is remembered of a stream that has ended, which has the id
-	// and nothing else.
-	left time.Time
 
 	done       chan struct{} // closed when nothing more is handed over
 	result     error         // the stream's answer; readable once done is closed

@@ -64,8 +64,8 @@ func TestC5EndedStreamIsRememberedForAWhile(t *testing.T) {
 				t.Fatalf("connection %d is refused", connection)
 			}
 		}
-		if len(s.living) != memorySize {
-			t.Errorf("%d streams are remembered, not %d", len(s.living), memorySize)
+		if len(s.ended) != memorySize {
+			t.Errorf("%d streams are remembered, not %d", len(s.ended), memorySize)
 		}
 		if !come(t, s, memorySize-1, 80, 1) || come(t, s, 2*memorySize-1, 80, 1) {
 			t.Error("the ones that ended last are not those that are remembered")

@@ -23,18 +23,23 @@ func (s *Server) enter(in *inbound) (older *inbound, err error) {
 	}
 	if in.known {
 		older = s.living[in.key]
-		if older != nil && older.bars(in.id) {
-			return nil, status.Errorf(codes.Aborted, "raftmux: stream %s of store %d comes after stream %s",
-				in.id, in.key.storeID, older.id)
-		}
-		if older != nil && !older.left.IsZero() { // there is nothing to take over
-			older = nil
+		last, remembered := s.ended[in.key]
+		switch {
+		case older != nil && !in.id.After(older.id):
+			return nil, comesAfter(in, older.id)
+		case remembered && last.bars(in.id):
+			return nil, comesAfter(in, last.id)
 		}
 		s.living[in.key] = in
+		delete(s.ended, in.key)
 	}
 	s.streams++
 	s.running.Add(1) // for read
 	return older, nil
+}
+
+func comesAfter(in *inbound, other wire.StreamID) error {
+	return status.Errorf(codes.Aborted, "raftmux: stream %s of store %d comes after stream %s", in.id, in.key.storeID, other)
 }
 
 // What is remembered of streams that have ended.
@@ -43,45 +48,41 @@ const (
 	memorySize = 1024        // streams, for all senders
 )
 
-// bars says whether a listed stream keeps out one of the same connection that comes
-// after it.
-func (in *inbound) bars(late wire.StreamID) bool {
-	if in.left.IsZero() {
-		return !late.After(in.id)
-	}
-	return late.Incarnation == in.id.Incarnation && late.Generation < in.id.Generation && time.Since(in.left) < memoryTime
+// ending is what is remembered of a stream that has ended.
+type ending struct {
+	id wire.StreamID
+	at time.Time
 }
 
-// dismiss takes a stream off the list, where its id is remembered for a while.
+// bars says whether it keeps out a stream of the same connection that comes now.
+func (e ending) bars(late wire.StreamID) bool {
+	return late.Incarnation == e.id.Incarnation && late.Generation < e.id.Generation && time.Since(e.at) < memoryTime
+}
+
+// dismiss takes a stream off the list. Its id is remembered for a while.
 func (s *Server) dismiss(in *inbound) {
 	in.stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.streams--
 	if in.known && s.living[in.key] == in {
-		s.living[in.key] = &inbound{id: in.id, left: time.Now()}
-		s.forget()
+		delete(s.living, in.key)
+		s.remember(in.key, ending{in.id, time.Now()})
 	}
 }
 
-// forget bounds what is remembered of streams that have ended: one more of them is
-// listed than before. The caller holds s.mu.
-func (s *Server) forget() {
-	if len(s.living) <= memorySize {
+// remember forgets the stream that ended first if there are too many. The caller
+// holds s.mu.
+func (s *Server) remember(key senderKey, e ending) {
+	s.ended[key] = e
+	if len(s.ended) <= memorySize {
 		return
 	}
-	var first senderKey // to end
-	var earliest time.Time
-	remembered := 0
-	for key, in := range s.living {
-		if in.left.IsZero() {
-			continue
-		}
-		if remembered++; remembered == 1 || in.left.Before(earliest) {
-			first, earliest = key, in.left
+	first, earliest := key, e.at
+	for other, ended := range s.ended {
+		if ended.at.Before(earliest) {
+			first, earliest = other, ended.at
 		}
 	}
-	if remembered > memorySize {
-		delete(s.living, first)
-	}
+	delete(s.ended, first)
 }

@@ -84,7 +84,8 @@ type Server struct {
 	mu      sync.Mutex
 	closed  bool
 	streams int
-	living  map[senderKey]*inbound // streams of raftmux stores, and the last ones of those that have none
+	living  map[senderKey]*inbound // streams of raftmux stores
+	ended   map[senderKey]ending   // the last ones of connections that have none
 }
 
 // NewServer returns a Server, or an *OptionError that names a field.
@@ -101,6 +102,7 @@ func NewServer(options ServerOptions) (*Server, error) {
 		metrics: newServerMetrics(),
 		closing: make(chan struct{}),
 		living:  make(map[senderKey]*inbound),
+		ended:   make(map[senderKey]ending),
 	}
 	if options.Registerer != nil {
 		if err := s.metrics.register(options.Registerer); err != nil {
