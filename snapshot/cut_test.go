@@ -277,6 +277,9 @@ func TestResumesOnlyTheSame(t *testing.T) {
 		"term":         func(m *raft_serverpb.RaftMessage) { m.Message.Snapshot.Metadata.Term++ },
 		"message term": func(m *raft_serverpb.RaftMessage) { m.Message.Term++ },
 		"sender":       func(m *raft_serverpb.RaftMessage) { rig.From(m, here, m.FromPeer.Id+1) },
+		"host's data": func(m *raft_serverpb.RaftMessage) { // names other files, say
+			m.Message.Snapshot.Data = append(m.Message.Snapshot.Data, 15<<3, 1)
+		},
 	} {
 		for bytes, seed := range map[string]uint64{"same bytes": 1, "other bytes": 2} {
 			t.Run(name+", "+bytes, func(t *testing.T) {

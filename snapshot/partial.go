@@ -15,6 +15,7 @@ type partial struct {
 	offset int64
 	sum    uint32
 	size   int64
+	said   uint64 // a hash of the message that the writer was created with
 	timer  *time.Timer
 }
 
@@ -64,12 +65,13 @@ func (ps *partials) expire(p *partial) {
 	}
 }
 
-// take returns what is kept of a snapshot, or nil, and discards what is kept of
-// others for the same peer, unless they are newer: then k's stream is a late one.
-func (ps *partials) take(k key, size int64) (found *partial) {
+// take returns what is kept of a snapshot that came with the same message, or nil,
+// and discards what is kept of others for the same peer, unless they are newer: then
+// k's stream is a late one.
+func (ps *partials) take(k key, size int64, said uint64) (found *partial) {
 	over := func(p *partial) bool { return p.regionID == k.regionID && p.peerID == k.peerID && !p.newer(k) }
 	for _, p := range ps.remove(over) {
-		if p.key == k && p.size == size && found == nil {
+		if p.key == k && p.size == size && p.said == said && found == nil {
 			found = p
 			continue
 		}

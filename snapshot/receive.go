@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"hash/maphash"
 	"io"
 	"strconv"
 	"sync/atomic"
@@ -32,8 +33,9 @@ type incoming struct {
 	waits atomic.Int64
 
 	memory     wire.Incoming
-	verifiable bool  // the sender sends offsets and checksums
-	size       int64 // of the data, or unknownSize
+	verifiable bool   // the sender sends offsets and checksums
+	size       int64  // of the data, or unknownSize
+	said       uint64 // a hash of the message: what a host says there of the data must fit it
 
 	writer Writer
 	offset int64  // how much has been written
@@ -82,6 +84,7 @@ func (in *incoming) run() error {
 	if own := in.receiver.options.StoreID; d.toStoreID != own {
 		return wire.WrongStore(d.toStoreID, own).Err()
 	}
+	in.said = maphash.Bytes(in.receiver.seed, chunk.Message)
 	return in.admit(d, message, chunk)
 }
 
@@ -193,7 +196,7 @@ var errNewer = errors.New("a newer snapshot for the same peer is under way")
 
 // open takes over what is left of an earlier transfer, or begins anew.
 func (in *incoming) open(t *transfer, message *raft_serverpb.RaftMessage) error {
-	kept := in.receiver.partials.take(t.key, in.size)
+	kept := in.receiver.partials.take(t.key, in.size, in.said)
 	if kept != nil && in.verifiable {
 		in.writer, in.offset, in.sum, in.sound = kept.writer, kept.offset, kept.sum, true
 		in.anew = func() error { return in.create(message) }
@@ -310,7 +313,7 @@ func (in *incoming) end(t *transfer) {
 	if in.writer == nil {
 		return
 	}
-	p := &partial{key: t.key, writer: in.writer, offset: in.offset, sum: in.sum, size: in.size}
+	p := &partial{key: t.key, writer: in.writer, offset: in.offset, sum: in.sum, size: in.size, said: in.said}
 	if !in.sound || !in.verifiable || in.offset == 0 || errors.Is(context.Cause(in.ctx), ErrClosed) {
 		in.receiver.partials.drop(p)
 		return

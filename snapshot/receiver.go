@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"sync"
 	"time"
 
@@ -26,6 +27,7 @@ type Receiver struct {
 	metrics   *metrics
 	running   sync.WaitGroup
 	memory    wire.Pool // of chunks that came in pieces
+	seed      maphash.Seed
 
 	mu      sync.Mutex
 	closed  bool
@@ -42,6 +44,7 @@ func NewReceiver(options ReceiverOptions) (*Receiver, error) {
 		options:   options,
 		admission: newAdmission(options.MaxTransfers, options.ReservationLife),
 		closing:   make(chan struct{}),
+		seed:      maphash.MakeSeed(),
 	}
 	r.partials = partials{most: options.MaxPartials, life: options.PartialLife, enter: r.enter, leave: r.leave, log: options.Logger}
 	r.metrics = newMetrics(Receiving, r.Transfers)
