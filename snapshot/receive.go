@@ -130,6 +130,9 @@ func (in *incoming) admit(d description, message *raft_serverpb.RaftMessage, fir
 		return err
 	}
 	if err := in.open(t, message); errors.Is(err, ErrHave) {
+		if err := in.answerHeaders(); err != nil { // or the sender would forget that we resume
+			return err
+		}
 		return in.stream.SendMsg(&raft_serverpb.Done{})
 	} else if err != nil {
 		return fmt.Errorf("the sink refused it: %w", err)

@@ -124,3 +124,29 @@ func TestBrokenTakeoverKeeps(t *testing.T) {
 		t.Errorf("%d bytes were sent again", carried)
 	}
 }
+
+// What a sender knows of a receiver isn't forgotten over a snapshot that the
+// receiver has already.
+func TestHaveItAndResumes(t *testing.T) {
+	t.Parallel()
+	const size = 4 << 20
+	s := newStore(t)
+	proxy := rig.NewProxy(t, s.address)
+	want := random(7, size)
+	sender := newSender(t, memory{7: want, 8: random(8, 10)})
+	s.breakOff(t, sender, proxy, message(7, size), 3<<20+50_000)
+	have := s.kept(t)
+	for range 2 {
+		if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(8, 10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := proxy.Stats().CarriedUp
+	if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, size)); err != nil {
+		t.Fatal(err)
+	}
+	s.expect(t, 7, want)
+	if carried := proxy.Stats().CarriedUp - before; carried > size-have+64<<10 {
+		t.Errorf("%d bytes were sent again", carried)
+	}
+}
