@@ -155,6 +155,39 @@ func TestHostRefuses(t *testing.T) {
 	}
 }
 
+// A host that fails to take a snapshot is left with the file that another Writer
+// has given it meanwhile.
+func TestHostRefusesTheSecond(t *testing.T) {
+	t.Parallel()
+	host := new(delivered)
+	dir := t.TempDir()
+	s, err := snapshot.OpenFileStore(snapshot.FileStoreOptions{Dir: dir, Deliver: host.deliver})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var writers []snapshot.Writer
+	for range 2 {
+		w, err := s.CreateSnapshot(t.Context(), message(7, 5))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte("12345")); err != nil {
+			t.Fatal(err)
+		}
+		writers = append(writers, w)
+	}
+	if err := writers[0].Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	host.refuse = errors.New("not now")
+	if err := writers[1].Commit(t.Context()); err == nil {
+		t.Error("it was taken")
+	}
+	if all, err := s.Snapshots(); len(all) != 1 || err != nil {
+		t.Errorf("%v are there, %v", all, err)
+	}
+}
+
 // A FileSource sends files, and nothing else.
 func TestFileSource(t *testing.T) {
 	t.Parallel()

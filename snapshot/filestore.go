@@ -110,13 +110,18 @@ type fileWriter struct {
 
 // Commit implements Writer.
 func (w *fileWriter) Commit(ctx context.Context) error {
+	_, missing := os.Stat(w.Path()) // or the host was given that file since we began
 	if err := w.File.Commit(); err != nil {
 		return err
 	}
-	if err := w.store.options.Deliver(ctx, w.message, w.Path()); err != nil {
+	err := w.store.options.Deliver(ctx, w.message, w.Path())
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(missing, fs.ErrNotExist):
 		return errors.Join(refused(err), remove(w.Path()))
 	}
-	return nil
+	return refused(err)
 }
 
 func refused(err error) error { return fmt.Errorf("the host refused it: %w", err) }
