@@ -46,10 +46,29 @@ func (b *block) lend(n int, moved func(int)) mem.BufferSlice {
 // release gives back a block that was not lent.
 func (b *block) release() { b.home.pool.Put(b) }
 
+// lendMessage returns an encoded message as buffers for gRPC. moved is told as in
+// lend, of lent bytes; what is short is not lent, for gRPC doesn't give it back.
+func lendMessage(encoded []byte, moved func(int)) (buffers mem.BufferSlice, lent int) {
+	if len(encoded) < partSize {
+		return mem.BufferSlice{mem.SliceBuffer(encoded)}, 0
+	}
+	lent = len(encoded)
+	for len(encoded) > 0 {
+		n := partSize
+		if len(encoded) < 2*partSize { // so no part is short
+			n = len(encoded)
+		}
+		part := encoded[:n]
+		buffers = append(buffers, mem.NewBuffer(&part, &loan{moved: moved}))
+		encoded = encoded[n:]
+	}
+	return buffers, lent
+}
+
 // loan is the pool to which gRPC gives a part back. gRPC doesn't give back parts
 // that are too small to be worth it.
 type loan struct {
-	block *block
+	block *block // nil if the memory isn't used again
 	moved func(int)
 }
 
@@ -62,7 +81,7 @@ func (*loan) Get(n int) *[]byte {
 // Put implements mem.BufferPool.
 func (l *loan) Put(part *[]byte) {
 	l.moved(len(*part))
-	if l.block.users.Add(-1) == 0 {
+	if l.block != nil && l.block.users.Add(-1) == 0 {
 		l.block.release()
 	}
 }

@@ -49,8 +49,8 @@ type SenderOptions struct {
 	// Default 30 s.
 	StallTimeout time.Duration
 	// MinRate and Grace bound the whole of a transfer: it fails once it has taken
-	// Grace and a second for each MinRate bytes, not counting what Limiter held
-	// it back. Source's opening of the data, the connecting, and the receiver's
+	// Grace and a second for each MinRate bytes of its message and its data, not
+	// counting what Limiter held it back. Source's opening of the data, the connecting, and the receiver's
 	// commit are in there. Default 1 MiB/s and a minute.
 	MinRate int64
 	Grace   time.Duration

@@ -135,9 +135,12 @@ func (o *outgoing) sendMessage(message *raft_serverpb.RaftMessage) error {
 		return err
 	}
 	header := wire.AppendSnapshotMessage(make([]byte, 0, wire.MaxSnapshotHeaderSize), len(encoded))
+	buffers, lent := lendMessage(encoded, o.taken)
+	o.watch.handed.Add(int64(lent))
+	o.watch.message.Store(int64(len(encoded)))
 	o.touch()
 	o.watch.offered.Store(true)
-	return o.send(mem.BufferSlice{mem.SliceBuffer(header), mem.SliceBuffer(encoded)})
+	return o.send(append(mem.BufferSlice{mem.SliceBuffer(header)}, buffers...))
 }
 
 func (o *outgoing) send(buffers mem.BufferSlice) error {
@@ -194,11 +197,16 @@ func (o *outgoing) throttle(n int) error {
 	return err
 }
 
-// moved is told by gRPC's buffers that bytes are on their way.
+// moved is told by gRPC's buffers that bytes of the data are on their way.
 func (o *outgoing) moved(n int) {
 	o.done.Add(int64(n))
-	o.watch.freed.Add(int64(n))
 	o.sender.metrics.bytes.Add(float64(n))
+	o.taken(n)
+}
+
+// taken is told of those of the message, too.
+func (o *outgoing) taken(n int) {
+	o.watch.freed.Add(int64(n))
 	o.touch()
 }
 

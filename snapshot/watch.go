@@ -14,6 +14,7 @@ type watch struct {
 	offered atomic.Bool
 	// handed to gRPC, and freed by it.
 	handed, freed atomic.Int64
+	message       atomic.Int64 // its size
 	// held is set while the limiter has the transfer wait; throttled is how long
 	// it did, in all.
 	held      atomic.Bool
@@ -65,7 +66,8 @@ func (w *watch) verdict(o *outgoing) error {
 // said the size, that is Grace.
 func (o *outgoing) allowance() time.Duration {
 	options := o.sender.options
-	return options.Grace + inSeconds(float64(max(0, o.total.Load()))/float64(options.MinRate))
+	size := float64(max(0, o.total.Load())) + float64(o.watch.message.Load())
+	return options.Grace + inSeconds(size/float64(options.MinRate))
 }
 
 // longest is where inSeconds stops: 146 years, to which more can be added.
