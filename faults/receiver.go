@@ -36,6 +36,7 @@ type receiver struct {
 	reader *wire.Decoder // for a look at messages; nil until there are rules
 	held   []held        // of the batch under way; room for them is reserved
 	passed int           // messages of the batch that inner has
+	copied int           // copies of the batch that inner has besides
 }
 
 // Decode implements raftmux.Receiver.
@@ -57,7 +58,6 @@ func (r *receiver) Decode(message []byte) (raftmux.Envelope, error) {
 	if fate.delay == 0 || !r.rules.waiting.reserve(len(message)) {
 		return r.pass(message, fate.copies)
 	}
-	r.rules.stats.duplicated.Add(uint64(fate.copies))
 	r.held = append(r.held, held{
 		due:      time.Now().Add(fate.delay),
 		envelope: envelope,
@@ -77,7 +77,7 @@ func (r *receiver) pass(message []byte, copies int) (raftmux.Envelope, error) {
 	r.passed++
 	for range copies {
 		if _, err := r.inner.Decode(message); err == nil {
-			r.rules.stats.duplicated.Add(1)
+			r.copied++
 		}
 	}
 	return envelope, nil
@@ -104,6 +104,7 @@ func (r *receiver) read(message []byte) (raftmux.Envelope, bool) {
 // said to be refused than the Server knows of.
 func (r *receiver) Deliver() (refused int) {
 	refused = min(r.inner.Deliver(), r.passed)
+	r.rules.stats.duplicated.Add(uint64(r.copied))
 	if len(r.held) > 0 && !r.rules.waiting.add(r.held...) {
 		r.rules.stats.waited.Add(uint64(len(r.held)))
 		r.rules.stats.lost.Add(uint64(len(r.held)))
@@ -122,7 +123,7 @@ func (r *receiver) Discard() {
 func (r *receiver) forget() {
 	clear(r.held)
 	r.held = r.held[:0]
-	r.passed = 0
+	r.passed, r.copied = 0, 0
 }
 
 // lateReceiver hands over what has waited, of all streams of one Server.
@@ -136,6 +137,8 @@ func (l *lateReceiver) take(h held) {
 	for i := range 1 + h.copies {
 		_, err := l.inner().Decode(h.message)
 		switch {
+		case i > 0 && err == nil:
+			l.stats.duplicated.Add(1)
 		case i > 0:
 		case err != nil:
 			l.stats.refused.Add(1)

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -210,6 +211,9 @@ type fate struct {
 	copies int           // that come besides it
 }
 
+// wait adds to the delay. What would be more than a Duration holds is the longest.
+func (f *fate) wait(d time.Duration) { f.delay += min(d, math.MaxInt64-f.delay) }
+
 // cuts says whether the action takes messages away.
 func (a Action) cuts() bool { return a == Drop || a == Partition || a == Isolate }
 
@@ -239,13 +243,13 @@ func (r *Rules) decide(rules []*active, at Direction, e *raftmux.Envelope, here 
 		}
 		switch a.Action {
 		case Delay:
-			f.delay += a.Time
+			f.wait(a.Time)
 		case Reorder:
 			most := a.Time
 			if most == 0 {
 				most = DefaultReorder
 			}
-			f.delay += max(1, time.Duration(chance(r.options.Seed, a.key, n, forTime)*float64(most)))
+			f.wait(max(1, time.Duration(chance(r.options.Seed, a.key, n, forTime)*float64(most))))
 		case Duplicate:
 			f.copies++
 		default:

@@ -125,11 +125,7 @@ func (s *Sender) hold(envelope raftmux.Envelope, encoder raftmux.Encoder, f fate
 		s.rules.waiting.unreserve(size)
 		return false
 	}
-	if !s.rules.waiting.add(h) {
-		return false
-	}
-	s.rules.stats.duplicated.Add(uint64(f.copies))
-	return true
+	return s.rules.waiting.add(h)
 }
 
 // kvEncoder encodes kvproto's messages.
@@ -183,6 +179,8 @@ func (l *lateSender) take(h held) {
 	for i := range 1 + h.copies {
 		err := l.sender.SendEncoded(h.envelope, encoded(h.message))
 		switch {
+		case i > 0 && err == nil:
+			l.rules.stats.duplicated.Add(1)
 		case i > 0:
 		case err != nil:
 			l.rules.stats.refused.Add(1)
