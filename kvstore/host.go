@@ -24,6 +24,7 @@ var (
 	errClosed   = fmt.Errorf("%w the store is shutting down, the outcome of a write is unknown", ErrTryAgain)
 	errForeign  = errors.New("kvstore: not a message between peers of a region on this store")
 	errFull     = errors.New("kvstore: the worker's inbox is full")
+	errTooLarge = errors.New("kvstore: key and value are larger than Options.MaxValueSize")
 )
 
 // Host is a store without its network: the regions on their Pebble, and the
@@ -312,8 +313,17 @@ func (h *Host) StoreUp(storeID uint64) bool {
 }
 
 // submit hands a request about a key to its worker. Its answer comes by the deadline.
+//
+// A write that is too large is refused: its entry would be in the leader's log, fit in
+// no message, and with it nothing of the region would be committed any more.
 func (h *Host) submit(op operation, key, value []byte) *request {
-	return h.dispatch(&request{op: op, region: RegionOf(key, h.options.Regions), key: key, value: value})
+	r := &request{op: op, region: RegionOf(key, h.options.Regions), key: key, value: value}
+	if op != 0 && len(key)+len(value) > h.options.MaxValueSize {
+		r.done = make(chan answer, 1)
+		r.finish(answer{err: errTooLarge})
+		return r
+	}
+	return h.dispatch(r)
 }
 
 // newChange returns a request for a membership change.

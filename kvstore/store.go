@@ -214,7 +214,8 @@ func (s *Store) Get(key []byte) ([]byte, error) {
 	return answer.value, answer.err
 }
 
-// Set writes a key. It keeps key and value until it returns.
+// Set writes a key, unless that and the value are larger than Options.MaxValueSize. It
+// keeps both until it returns.
 func (s *Store) Set(key, value []byte) error {
 	return (<-s.host.submit(opSet, key, value).done).err
 }

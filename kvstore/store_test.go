@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -44,4 +45,24 @@ func TestClusterServesAndSurvivesRestarts(t *testing.T) {
 			c.checkEqual()
 		})
 	}
+}
+
+// A write that is too large is refused before it is in the log: no message would hold
+// its entry, and the region would commit nothing more.
+func TestTooLargeWritesDontEnterTheLog(t *testing.T) {
+	c := newCluster(t, 3, Options{Regions: 1, RequestTimeout: 2 * time.Second})
+	mustSet(t, c.stores[1], "key", "before")
+	leader := c.leaderOf(1)
+	tooLarge := make([]byte, leader.client.MaxMessageSize())
+	if err := leader.Set([]byte("large"), tooLarge); !errors.Is(err, errTooLarge) {
+		t.Errorf("a value that fits in no message: %v", err)
+	}
+	if _, err := leader.Delete(tooLarge); !errors.Is(err, errTooLarge) {
+		t.Errorf("a key that fits in no message: %v", err)
+	}
+	if err := leader.Set([]byte("large"), make([]byte, DefaultMaxValueSize-len("large"))); err != nil {
+		t.Errorf("the largest value: %v", err)
+	}
+	mustSet(t, leader, "key", "after")
+	c.checkEqual()
 }
