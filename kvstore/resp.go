@@ -11,6 +11,15 @@ import (
 	"github.com/tidwall/redcon"
 )
 
+const (
+	// maxFlight bounds the commands of a connection that are under way.
+	maxFlight = 1024
+	// maxUnsent is how many bytes of values wait at most until the answers are sent. A
+	// few bytes ask for a large value, so a client that sends many commands along with
+	// the first, and reads nothing, would have a store keep more than it has memory.
+	maxUnsent = 1 << 20
+)
+
 // respServer serves clients that speak RESP2, such as redis-cli. Each has a
 // goroutine, by redcon.
 type respServer struct {
@@ -27,8 +36,18 @@ type respServer struct {
 
 // respClient is what the server knows of a connection.
 type respClient struct {
-	id   int64
-	name string
+	id     int64
+	name   string
+	unsent int // bytes of values that are answered and not sent
+}
+
+// answered sends what was answered, if that has become much. It waits for a client
+// that doesn't read.
+func (c *respClient) answered(conn redcon.Conn, value []byte) {
+	if c.unsent += len(value); c.unsent >= maxUnsent {
+		c.unsent = 0
+		_ = redcon.BaseWriter(conn).Flush() // whose error redcon comes upon, too
+	}
 }
 
 func newRESPServer(store *Store, listener net.Listener) *respServer {
@@ -82,7 +101,7 @@ func (s *respServer) handle(conn redcon.Conn, first redcon.Command) {
 		}
 		name := strings.ToUpper(string(cmd.Args[0]))
 		if op, ok := s.keyCommand(name, cmd.Args); ok {
-			if flight.has(cmd.Args[1:]) {
+			if flight.has(cmd.Args[1:]) || len(flight.commands) == maxFlight {
 				flight.land(conn)
 			}
 			flight.take(s, op, name, cmd.Args)
@@ -94,6 +113,7 @@ func (s *respServer) handle(conn redcon.Conn, first redcon.Command) {
 		}
 	}
 	flight.land(conn)
+	conn.Context().(*respClient).unsent = 0 // redcon sends the rest
 }
 
 // keyCommand says whether the command is a well-formed one about keys.
@@ -198,6 +218,7 @@ func (c *flying) land(conn redcon.Conn) {
 		conn.WriteNull()
 	default:
 		conn.WriteBulk(last.value)
+		conn.Context().(*respClient).answered(conn, last.value)
 	}
 }
 

@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -165,6 +167,46 @@ func TestAdminCommands(t *testing.T) {
 	} {
 		if got := talk(t, c.clients[1], test.send+"\r\n", test.lines); !strings.HasPrefix(got, test.want) {
 			t.Errorf("%q: got %q, want %q", test.send, got, test.want)
+		}
+	}
+}
+
+// A client that asks for a large value again and again in a few bytes, and reads
+// nothing, has a store keep little of it.
+func TestAnswersThatNobodyReadsAreFew(t *testing.T) {
+	c := newCluster(t, 1, Options{Regions: 1})
+	value := strings.Repeat("x", 1<<20)
+	mustSet(t, c.stores[1], "k", value)
+	conn, err := net.Dial("tcp", c.clients[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	const times = 400
+	heap := func() uint64 {
+		var stats runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&stats)
+		return stats.HeapAlloc
+	}
+	before := heap()
+	if _, err := io.WriteString(conn, strings.Repeat("GET k\r\n", times)); err != nil {
+		t.Fatal(err)
+	}
+	var read, last uint64
+	eventually(t, 20*time.Second, "no more is read", func() bool {
+		time.Sleep(200 * time.Millisecond)
+		last, read = read, c.stores[1].host.workers[0].counters.reads.Load()
+		return read > 0 && read == last
+	})
+	if after := heap(); after > before+times<<20/4 {
+		t.Errorf("of %d MiB, %d are in memory", times, (after-before)>>20)
+	}
+	want := strings.Repeat(fmt.Sprintf("$%d\r\n%s\r\n", len(value), value), times/100)
+	got := make([]byte, len(want))
+	for range 100 {
+		if _, err := io.ReadFull(conn, got); err != nil || string(got) != want {
+			t.Fatalf("what is read then is wrong, or %v", err)
 		}
 	}
 }
