@@ -17,10 +17,13 @@ func (s *Store) Peers(region uint64) (*Descriptor, error) {
 	if err != nil {
 		return nil, err
 	}
-	if value == nil {
-		return nil, badChange("region %d has no replica on store %d", region, s.options.StoreID)
+	switch {
+	case value != nil:
+		return decodeDescriptor(value)
+	case s.host.views[region-1].role.Load() == uint32(roleWaiting):
+		return nil, fmt.Errorf("%w region %d waits for its first snapshot on store %d", ErrTryAgain, region, s.options.StoreID)
 	}
-	return decodeDescriptor(value)
+	return nil, badChange("region %d has no replica on store %d", region, s.options.StoreID)
 }
 
 // AddLearner adds a peer without a vote to a region that this store leads, on a

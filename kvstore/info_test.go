@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/raft/v3/raftpb"
 )
 
 // infoLines returns what INFO says, by key.
@@ -100,4 +102,39 @@ func gather(t *testing.T, gatherer prometheus.Gatherer) map[string]bool {
 		}
 	}
 	return names
+}
+
+// A replica that has nothing yet is told from one that isn't there.
+func TestReplicaThatWaits(t *testing.T) {
+	m := &meddler{}
+	c := newCluster(t, 3, Options{Regions: 1, RequestTimeout: time.Second, wrapTransport: m.wrap})
+	mustSet(t, c.stores[1], "key", "value")
+	m.mu.Lock()
+	m.take = func(message *raftpb.Message) bool { return message.GetType() == raftpb.MsgSnap }
+	m.mu.Unlock()
+	waitReady(t, c.join(4))
+	if _, err := c.stores[4].Peers(1); !errors.Is(err, ErrChange) {
+		t.Errorf("the peers of a region that isn't there: %v", err)
+	}
+	c.mustChange(1, "add a learner", func(leader *Store) error {
+		_, err := leader.AddLearner(1, 4, c.peers[4])
+		return err
+	})
+	for range 2 {
+		eventually(t, 10*time.Second, "INFO says that it waits", func() bool { return infoLines(c.stores[4])["waiting"] == "1" })
+		want := "region 1 waits for its first snapshot on store 4"
+		if _, err := c.stores[4].Peers(1); !errors.Is(err, ErrTryAgain) || !strings.Contains(err.Error(), want) {
+			t.Errorf("its peers: %v, want %q", err, want)
+		}
+		c.kill(4)
+		c.start(4)
+		waitReady(t, c.stores[4])
+	}
+	m.mu.Lock()
+	m.take = nil
+	m.mu.Unlock()
+	c.waitRole(4, 1, roleLearner)
+	if waiting := infoLines(c.stores[4])["waiting"]; waiting != "0" {
+		t.Errorf("%s wait after the snapshot", waiting)
+	}
 }

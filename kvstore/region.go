@@ -107,6 +107,7 @@ func openRegion(h *Host, id, peer uint64) (*region, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.view.role.Store(uint32(roleWaiting))
 	if value != nil {
 		d, err := decodeDescriptor(value)
 		if err != nil {
