@@ -171,6 +171,13 @@ func (d *directory) hasMet(store uint64) bool {
 	return d.met[store] || d.filled[store]
 }
 
+// knows says whether a store was ever heard of, if only its address.
+func (d *directory) knows(store uint64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.address(store) != "" || d.met[store] || d.filled[store] || d.retired[store]
+}
+
 // others returns the ids of all other stores that have an address and are not gone.
 func (d *directory) others() map[uint64]string {
 	d.mu.Lock()

@@ -43,7 +43,8 @@
 // ReplaceStore orders all regions to have a peer on one store in the place of
 // another that is gone for good. The order is a log entry, too, so whoever leads
 // carries it out, step by step, and the old store's id is a tombstone at every
-// raftmux.Client from then on.
+// raftmux.Client from then on. An order about a store that answers, or that nobody
+// has heard of, is taken for a mistake, for there is no way back: ForceReplaceStore.
 //
 // # Snapshots
 //

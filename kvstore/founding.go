@@ -54,6 +54,8 @@ type reply struct {
 	Retired bool              `json:"retired"`
 	Regions int               `json:"regions"`
 	Founds  map[uint64]string `json:"founds,omitempty"`
+	// Serving says that the store has begun.
+	Serving bool `json:"serving,omitempty"`
 	// Cluster is the id of the store's cluster, if it knows that.
 	Cluster string `json:"cluster,omitempty"`
 	// Others are the stores that this one knows, with their addresses, and Gone
@@ -110,6 +112,7 @@ func (h *Host) answer(q question) reply {
 		Met:     h.directory.hasMet(q.Store),
 		Retired: h.directory.isRetired(q.Store),
 		Regions: h.options.Regions,
+		Serving: h.serving.Load(),
 		Cluster: h.affiliation.id(),
 		Others:  h.directory.others(),
 		Gone:    h.directory.retiredStores(),

@@ -3,6 +3,7 @@ package kvstore
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/tidwall/redcon"
 )
@@ -13,9 +14,10 @@ import (
 //	RAFT.ADDLEARNER region store address   adds a peer, returns its id
 //	RAFT.PROMOTE region peer               makes a learner a voter
 //	RAFT.REMOVE region peer                takes a peer out
-//	RAFT.REPLACE old-store new-store address
+//	RAFT.REPLACE old-store new-store address [FORCE]
 //	                                       has all regions replace a lost store,
-//	                                       returns how many have to
+//	                                       returns how many have to; by force even
+//	                                       one that answers, or is unknown
 //
 // The middle three go to the store that leads the region; an error says which one
 // that is. Errors begin with NOTLEADER, with TRYAGAIN if the same may succeed later,
@@ -23,6 +25,10 @@ import (
 
 // admin answers one of them. It waits until the change is applied here.
 func (s *respServer) admin(conn redcon.Conn, name string, args [][]byte) {
+	force := name == "RAFT.REPLACE" && len(args) == 5 && strings.EqualFold(string(args[4]), "FORCE")
+	if force {
+		args = args[:4]
+	}
 	want := map[string]int{"RAFT.PEERS": 1, "RAFT.ADDLEARNER": 3, "RAFT.PROMOTE": 2, "RAFT.REMOVE": 2, "RAFT.REPLACE": 3}
 	if len(args)-1 != want[name] {
 		wrongArguments(conn, name)
@@ -52,7 +58,7 @@ func (s *respServer) admin(conn redcon.Conn, name string, args [][]byte) {
 	case "RAFT.REMOVE":
 		writeOK(conn, s.store.RemovePeer(numbers[0], numbers[1]))
 	case "RAFT.REPLACE":
-		regions, err := s.store.ReplaceStore(numbers[0], numbers[1], string(args[3]))
+		regions, err := s.store.replaceStore(numbers[0], numbers[1], string(args[3]), force)
 		writeNumber(conn, int64(regions), err)
 	}
 }

@@ -162,7 +162,12 @@ func TestAdminCommands(t *testing.T) {
 		{fmt.Sprintf("RAFT.REMOVE 1 %d", peer), 1, fmt.Sprintf("-BADCHANGE region 1: peer %d is the only voter", peer)},
 		{fmt.Sprintf("RAFT.REMOVE 1 %d", next), 1, "+OK"},
 		{"RAFT.REPLACE 1 1 h:1", 1, "-BADCHANGE"},
-		{"RAFT.REPLACE 7 8 h:1", 1, ":0"},
+		{"RAFT.REPLACE 0 8 h:1", 1, "-BADCHANGE store id 0 is not from 1 to 999"},
+		{"RAFT.REPLACE 7 8 h:1", 1, "-BADCHANGE store 7, which is to be replaced, is one that store 1 has never heard of; see which store is lost, or, if one that starts waits for it, add FORCE"},
+		{"RAFT.REPLACE 7 8 h:1 PLEASE", 1, "-ERR wrong number of arguments for 'raft.replace' command"},
+		{"RAFT.REPLACE 7 8 h:1 force", 1, ":0"},
+		{"RAFT.REPLACE 7 8 h:1", 1, ":0"}, // once more
+		{"RAFT.REPLACE 1 8 h:1 FORCE", 1, "-BADCHANGE store 1 is to be replaced by 8 and is the one that was asked"},
 		{"RAFT.ADDLEARNER 1 7 h:1", 1, "-BADCHANGE region 1: store 7 was replaced, its id is used up"},
 	} {
 		if got := talk(t, c.clients[1], test.send+"\r\n", test.lines); !strings.HasPrefix(got, test.want) {

@@ -56,6 +56,8 @@ run as --peers. Then tell any of those, by any Redis client,
 
 and each region takes the old store's peer out and fills one on the new store, by
 a snapshot, while it serves. Not before it hears of that does the new store begin.
+An old store that still answers, or that the others have never heard of, is taken
+for a mistake; with FORCE behind NEW-ADDRESS it is replaced all the same.
 RAFT.PEERS REGION shows how it is; single peers are moved by RAFT.ADDLEARNER,
 RAFT.PROMOTE and RAFT.REMOVE at the region's leader.
 

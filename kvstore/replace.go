@@ -1,0 +1,147 @@
+package kvstore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// ReplaceStore orders every region that this store has a replica of to do without
+// the old store, which is gone for good, and to have a peer on the new one
+// instead. It returns how many regions have something to do, as soon as all of
+// them have noted the order; their leaders then carry it out, whatever crashes.
+// It may be given again, and to other stores for the regions that they have.
+//
+// There is no way back, so nothing is ordered if it can only be a mistake: this store
+// is not gone, and of a new store that has a vote already beside the old one, a region
+// would get no other replica. For the same reason it is refused if the old store
+// answers, if this one has never heard of it, or if another store than the new one
+// answers at the address; what that hides ForceReplaceStore is for.
+func (s *Store) ReplaceStore(oldStore, newStore uint64, address string) (regions int, err error) {
+	return s.replaceStore(oldStore, newStore, address, false)
+}
+
+// ForceReplaceStore is ReplaceStore for an old store that answers, though it has to
+// go, or that this one has never heard of, though another one waits for it. One that
+// answers isn't told: stop it.
+func (s *Store) ForceReplaceStore(oldStore, newStore uint64, address string) (regions int, err error) {
+	return s.replaceStore(oldStore, newStore, address, true)
+}
+
+func (s *Store) replaceStore(oldStore, newStore uint64, address string, force bool) (regions int, err error) {
+	if err := checkStore(newStore, address); err != nil {
+		return 0, err
+	}
+	if oldStore == 0 || oldStore >= maxStoreID {
+		return 0, badChange("store id %d is not from 1 to %d", oldStore, maxStoreID-1)
+	}
+	if oldStore == s.options.StoreID && oldStore != newStore {
+		return 0, badChange("store %d is to be replaced by %d and is the one that was asked, so it is not gone; stop it for good and ask another, or see which store is lost",
+			oldStore, newStore)
+	}
+	order, err := json.Marshal(Replacement{Old: oldStore, New: newStore, Address: address})
+	if err != nil {
+		return 0, err
+	}
+	var replicas []uint64 // of which regions there are some here
+	for i := range s.host.views {
+		if s.host.views[i].role.Load() != uint32(roleNone) {
+			replicas = append(replicas, uint64(i+1))
+		}
+	}
+	if len(replicas) == 0 {
+		return 0, badChange("store %d has no replica of any region, ask one that has", s.options.StoreID)
+	}
+	known := s.host.directory.knows(oldStore)
+	for _, region := range replicas {
+		named, err := s.checkSubstitute(region, oldStore, newStore)
+		if err != nil {
+			return 0, err
+		}
+		known = known || named
+	}
+	// Where an order was noted, no other harm comes of giving it again.
+	if !force && oldStore != newStore && !s.host.directory.isRetired(oldStore) {
+		if err := s.checkLost(oldStore, newStore, address, known); err != nil {
+			return 0, err
+		}
+	}
+	requests := make([]*request, 0, len(replicas))
+	for _, region := range replicas {
+		requests = append(requests, s.host.dispatch(&request{op: opReplace, region: region, value: order}))
+	}
+	return landOrders(requests)
+}
+
+// checkSubstitute refuses an order by which a region would lose a voter and gain none,
+// as far as this store has applied. It says whether the region names the old store.
+func (s *Store) checkSubstitute(region, oldStore, newStore uint64) (named bool, err error) {
+	value, err := getCopy(s.host.db, regionKey(region, partDescriptor))
+	if err != nil || value == nil {
+		return false, err // it waits for its first snapshot
+	}
+	d, err := decodeDescriptor(value)
+	if err != nil {
+		return false, inRegion(region, err)
+	}
+	has, under := d.on(newStore), d.Replacement
+	named = d.on(oldStore) != nil || slices.Contains(d.Retired, oldStore) || under != nil && (under.Old == oldStore || under.New == oldStore)
+	if oldStore == newStore || d.on(oldStore) == nil || has == nil || has.Role != Voter {
+		return named, nil
+	}
+	return named, inRegion(region, badChange("store %d, which is to replace %d, has voter %d already; name a store that has none, or take peer %d out by RAFT.REMOVE if store %d is lost",
+		newStore, oldStore, has.ID, d.on(oldStore).ID, oldStore))
+}
+
+// checkLost refuses an order about a store that isn't lost, as far as that can be
+// told from here, or about a wrong one. A store that lost its folder, and was started
+// all the same, answers and doesn't serve.
+func (s *Store) checkLost(oldStore, newStore uint64, address string, known bool) error {
+	const force = "add FORCE, or use ForceReplaceStore"
+	if !known {
+		return badChange("store %d, which is to be replaced, is one that store %d has never heard of; see which store is lost, or, if one that starts waits for it, %s",
+			oldStore, s.options.StoreID, force)
+	}
+	h := s.host
+	q := question{Store: s.options.StoreID, Regions: s.options.Regions}
+	if at := h.directory.others()[oldStore]; at != "" {
+		if r, err := h.ask(context.Background(), at, q, false); err == nil && r.Store == oldStore && r.Serving {
+			return badChange("store %d, which is to be replaced, is not gone, it answers at %s; stop it for good, or see which store is lost, or, if it has to go all the same, %s",
+				oldStore, at, force)
+		}
+	}
+	// A store that joins may not know its cluster yet, so it is asked as by one like it.
+	if r, err := h.ask(context.Background(), address, q, true); err == nil && r.Store != newStore {
+		return badChange("at %s is store %d, not store %d, which is to replace %d; see which store is new there, or, if it will be that, %s",
+			address, r.Store, newStore, oldStore, force)
+	}
+	return nil
+}
+
+// landOrders waits until all regions have answered an order to replace a store. Of
+// what went wrong it returns what giving the order again doesn't mend, if there is that.
+func landOrders(requests []*request) (regions int, err error) {
+	failed := 0
+	for _, request := range requests {
+		answer := <-request.done
+		switch {
+		case answer.err != nil:
+			failed++
+			if err == nil || !errors.Is(answer.err, ErrTryAgain) {
+				err = answer.err
+			}
+		case answer.existed:
+			regions++
+		}
+	}
+	switch {
+	case err == nil:
+		return regions, nil
+	case errors.Is(err, ErrTryAgain):
+		return regions, fmt.Errorf("%w (%d of %d regions have not taken the order; give it again)", err, failed, len(requests))
+	default:
+		return regions, fmt.Errorf("%w (%d of %d regions have not taken the order)", err, failed, len(requests))
+	}
+}
