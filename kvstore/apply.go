@@ -183,8 +183,7 @@ func (a *applier) describe(r *region, next *Descriptor) error {
 			return err
 		}
 	}
-	a.directory.retire(next.Retired)
-	a.directory.fill(r.id, next)
+	a.directory.describe(r.id, r.descriptor, next)
 	r.describe(next)
 	return a.batch.Set(regionKey(r.id, partDescriptor), value, nil)
 }

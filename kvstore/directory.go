@@ -31,6 +31,7 @@ type directory struct {
 	filled  map[uint64]bool // stores with a voter that began as a learner
 	retired map[uint64]bool
 	upSince map[uint64]time.Time
+	hosts   map[uint64]int // by store, how many regions of this one have a peer there
 	// onRetired is called, without the lock, when a store is found to be gone.
 	onRetired func(store uint64)
 }
@@ -51,6 +52,7 @@ func loadDirectory(db *pebble.DB, own uint64, peers map[uint64]string) (*directo
 	d := &directory{
 		own: own, fixed: maps.Clone(peers), onRetired: func(uint64) {},
 		learned: map[uint64]string{}, met: map[uint64]bool{}, filled: map[uint64]bool{}, retired: map[uint64]bool{}, upSince: map[uint64]time.Time{},
+		hosts: map[uint64]int{},
 	}
 	for row, take := range map[string]func(store uint64, value []byte){
 		rowAddress: func(store uint64, value []byte) { d.learned[store] = string(value) },
@@ -127,6 +129,34 @@ func (d *directory) meet(batch *pebble.Batch, store uint64) error {
 	d.met[store] = true
 	d.mu.Unlock()
 	return batch.Set(directoryKey(rowMet, store), nil, nil)
+}
+
+// describe notes what a region's descriptor says, in place of what an earlier one did.
+func (d *directory) describe(region uint64, before, now *Descriptor) {
+	d.retire(now.Retired)
+	d.fill(region, now)
+	d.move(before, now)
+}
+
+// move notes where the peers of a region are now.
+func (d *directory) move(before, now *Descriptor) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, peer := range now.Peers {
+		d.hosts[peer.StoreID]++
+	}
+	for _, peer := range before.Peers {
+		if d.hosts[peer.StoreID]--; d.hosts[peer.StoreID] == 0 {
+			delete(d.hosts, peer.StoreID)
+		}
+	}
+}
+
+// hasPeers says whether any region of this store has a peer on another one.
+func (d *directory) hasPeers(store uint64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.hosts[store] > 0
 }
 
 // retire notes which stores a descriptor says are gone for good.

@@ -40,6 +40,9 @@
 // did not hear of it asks the others sooner or later, for votes or outright, and
 // is told by kvproto's is_tombstone; it then destroys what it had.
 //
+// A store that has no peer any more is forgotten after a while, so it is not dialled for
+// good if it is away, and found again when it gets one (forget.go).
+//
 // ReplaceStore orders all regions to have a peer on one store in the place of
 // another that is gone for good. The order is a log entry, too, so whoever leads
 // carries it out, step by step, and the old store's id is a tombstone at every

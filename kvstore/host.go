@@ -175,8 +175,7 @@ func (h *Host) loadRegion(id uint64) error {
 	for _, peer := range r.descriptor.Peers {
 		h.directory.know(peer.StoreID, peer.Address)
 	}
-	h.directory.retire(r.descriptor.Retired)
-	h.directory.fill(id, r.descriptor)
+	h.directory.describe(id, &Descriptor{}, r.descriptor)
 	w.regions[id] = r
 	return nil
 }

@@ -312,6 +312,7 @@ func (w *worker) destroy(r *region) error {
 	w.host.cancelSending(r.id)           // a newer peer has not begun, so none is its own
 	w.given[r.id] = lastGiven{write: r.writes.last, read: r.reads.last}
 	r.view.clear()
+	w.host.directory.move(r.descriptor, &Descriptor{})
 	w.counters.destroyed.Add(1)
 	w.host.options.Logger.Info("peer destroyed", "region_id", r.id, "peer_id", r.group.Self.ID)
 

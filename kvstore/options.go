@@ -89,6 +89,8 @@ type Options struct {
 	snapshotPlaces int
 	// sayAwaited is how often a store says for whom it waits.
 	sayAwaited time.Duration
+	// forgetAfter is after what time a store without peers is forgotten.
+	forgetAfter time.Duration
 	// unsafeNoSync is for the test that proves that the other tests can fail.
 	unsafeNoSync bool
 }
@@ -117,6 +119,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.sayAwaited == 0 {
 		o.sayAwaited = sayAwaited
+	}
+	if o.forgetAfter == 0 {
+		o.forgetAfter = forgetAfter
 	}
 	if o.Addr == "" {
 		o.Addr = o.Peers[o.StoreID]

@@ -170,6 +170,7 @@ func (s *Store) begin() error {
 func (s *Store) ask(isNew, mustAsk bool) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.asking = cancel
+	s.asked.Go(func() { s.forgetStores(ctx) })
 	s.asked.Go(func() {
 		err := s.host.askAll(ctx, isNew)
 		if err == nil && mustAsk {

@@ -208,6 +208,7 @@ func (w *worker) collectSnapshot(r *region, ready *raft.Ready) error {
 	if raft.IsEmptySnap(ready.Snapshot) {
 		return nil
 	}
+	before := r.descriptor
 	if err := r.restore(w.host.files, ready.Snapshot, ready.HardState); err != nil {
 		return err
 	}
@@ -217,8 +218,7 @@ func (w *worker) collectSnapshot(r *region, ready *raft.Ready) error {
 			return err
 		}
 	}
-	w.host.directory.retire(r.descriptor.Retired)
-	w.host.directory.fill(r.id, r.descriptor)
+	w.host.directory.describe(r.id, before, r.descriptor)
 	return nil
 }
 
