@@ -172,7 +172,7 @@ func (r Rule) validate() error {
 	}
 	switch {
 	case r.Action < Drop || r.Action > Isolate:
-		return bad("Action", "is none")
+		return bad("Action", "is %v, must be one from Drop to Isolate", r.Action)
 	case !(r.Percent >= 0 && r.Percent <= 100): // NaN is neither
 		return bad("Percent", "is %v, must be between 0 and 100", r.Percent)
 	case r.Time < 0 || r.Action == Delay && r.Time == 0:

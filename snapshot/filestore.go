@@ -45,20 +45,28 @@ func OpenFileStore(options FileStoreOptions) (*FileStore, error) {
 	case options.Deliver == nil:
 		return nil, &OptionError{Field: "Deliver", Problem: "is mandatory"}
 	}
-	if err := os.MkdirAll(options.Dir, 0o755); err != nil {
-		return nil, err
-	}
 	s := &FileStore{options: options}
+	if err := s.prepare(); err != nil {
+		return nil, fmt.Errorf("snapshot: option Dir: %w", err)
+	}
+	return s, nil
+}
+
+// prepare makes the folder, and removes unfinished files from it.
+func (s *FileStore) prepare() error {
+	if err := os.MkdirAll(s.options.Dir, 0o755); err != nil {
+		return err
+	}
 	leftovers, err := s.files(temporary)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, path := range leftovers {
 		if err := remove(path); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return s, syncFolder(options.Dir)
+	return syncFolder(s.options.Dir)
 }
 
 // Snapshots returns the paths of the complete snapshots. A host that starts anew

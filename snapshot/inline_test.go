@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 
@@ -54,5 +55,14 @@ func TestInlineRefused(t *testing.T) {
 	}
 	if _, err := (snapshot.Inline{}).CreateSnapshot(context.Background(), nil); err == nil {
 		t.Error("a Sink without Deliver takes snapshots")
+	}
+	var wrong *snapshot.OptionError
+	_, err := snapshot.NewReceiver(snapshot.ReceiverOptions{StoreID: there, Sink: snapshot.Inline{}})
+	if !errors.As(err, &wrong) || wrong.Field != "Sink" {
+		t.Errorf("a Receiver for a Sink without Deliver: %v", err)
+	}
+	_, err = snapshot.NewSender(snapshot.SenderOptions{StoreID: there, Source: inline, Grace: -time.Second})
+	if !errors.As(err, &wrong) || wrong.Problem != "is -1s, must be between 1ns and 24h0m0s" {
+		t.Errorf("a duration is out of range: %v", err)
 	}
 }

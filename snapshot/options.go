@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -108,16 +109,16 @@ func (o SenderOptions) validate() error {
 	case o.Source == nil:
 		return &OptionError{Field: "Source", Problem: "is mandatory"}
 	}
-	return inRange([]bounded{
-		{"MaxTransfers", int64(o.MaxTransfers), 1, 1 << 20},
-		{"StallTimeout", int64(o.StallTimeout), 1, int64(24 * time.Hour)},
-		{"MinRate", o.MinRate, 1, 1 << 40},
-		{"Grace", int64(o.Grace), 1, int64(24 * time.Hour)},
-		{"ConnectTimeout", int64(o.ConnectTimeout), 1, int64(time.Hour)},
-		{"KeepaliveTime", int64(o.KeepaliveTime), 1, int64(24 * time.Hour)},
-		{"KeepaliveTimeout", int64(o.KeepaliveTimeout), 1, int64(time.Hour)},
-		{"WindowSize", int64(o.WindowSize), 64 << 10, 1 << 30},
-	})
+	return cmp.Or(
+		inRange("MaxTransfers", o.MaxTransfers, 1, 1<<20),
+		inRange("StallTimeout", o.StallTimeout, 1, 24*time.Hour),
+		inRange("MinRate", o.MinRate, 1, 1<<40),
+		inRange("Grace", o.Grace, 1, 24*time.Hour),
+		inRange("ConnectTimeout", o.ConnectTimeout, 1, time.Hour),
+		inRange("KeepaliveTime", o.KeepaliveTime, 1, 24*time.Hour),
+		inRange("KeepaliveTimeout", o.KeepaliveTimeout, 1, time.Hour),
+		inRange("WindowSize", o.WindowSize, 64<<10, 1<<30),
+	)
 }
 
 // ReceiverOptions configures a Receiver. StoreID and Sink are mandatory; every
@@ -160,6 +161,7 @@ func (o ReceiverOptions) withDefaults() ReceiverOptions {
 	return o
 }
 
+// validate checks options whose defaults are filled in.
 func (o ReceiverOptions) validate() error {
 	switch {
 	case o.StoreID == 0:
@@ -167,27 +169,24 @@ func (o ReceiverOptions) validate() error {
 	case o.Sink == nil:
 		return &OptionError{Field: "Sink", Problem: "is mandatory"}
 	}
-	return inRange([]bounded{
-		{"MaxTransfers", int64(o.MaxTransfers), 1, 1 << 20},
-		{"StallTimeout", int64(o.StallTimeout), 1, int64(24 * time.Hour)},
-		{"MaxPartials", int64(o.MaxPartials), -1, 1 << 20},
-		{"PartialLife", int64(o.PartialLife), 1, int64(24 * time.Hour)},
-		{"ReservationLife", int64(o.ReservationLife), 1, int64(24 * time.Hour)},
-	})
-}
-
-type bounded struct {
-	name             string
-	value, from, end int64
-}
-
-func inRange(fields []bounded) error {
-	for _, f := range fields {
-		if f.value < f.from || f.value > f.end {
-			return &OptionError{Field: f.name, Problem: fmt.Sprintf("is %d, must be between %d and %d", f.value, f.from, f.end)}
-		}
+	if inline, ok := o.Sink.(Inline); ok && inline.Deliver == nil {
+		return &OptionError{Field: "Sink", Problem: "is an Inline without Deliver, by which nobody gets the snapshots"}
 	}
-	return nil
+	return cmp.Or(
+		inRange("MaxTransfers", o.MaxTransfers, 1, 1<<20),
+		inRange("StallTimeout", o.StallTimeout, 1, 24*time.Hour),
+		inRange("MaxPartials", o.MaxPartials, -1, 1<<20),
+		inRange("PartialLife", o.PartialLife, 1, 24*time.Hour),
+		inRange("ReservationLife", o.ReservationLife, 1, 24*time.Hour),
+	)
+}
+
+// inRange returns nil or an *OptionError. Durations are written as such.
+func inRange[T int | int64 | time.Duration](name string, value, from, to T) error {
+	if value >= from && value <= to {
+		return nil
+	}
+	return &OptionError{Field: name, Problem: fmt.Sprintf("is %v, must be between %v and %v", value, from, to)}
 }
 
 func setDefault[T int | int64 | time.Duration](field *T, value T) {

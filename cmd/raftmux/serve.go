@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/raftmux/raftmux"
 	"github.com/raftmux/raftmux/kvstore"
 	"github.com/raftmux/raftmux/snapshot"
 )
@@ -112,7 +113,7 @@ func (f *serveFlags) options(log io.Writer) (kvstore.Options, error) {
 		return kvstore.Options{}, err
 	}
 	switch {
-	case f.id == 0:
+	case f.id == 0 || f.id > 999:
 		return kvstore.Options{}, flagError("id", f.id, "is mandatory, from 1 to 999")
 	case peers[f.id] == "":
 		return kvstore.Options{}, flagError("peers", f.peers, fmt.Sprintf("lacks this store, --id %d", f.id))
@@ -229,8 +230,12 @@ func serve(ctx context.Context, options kvstore.Options, leash bool, out io.Writ
 	return err
 }
 
-// ofFlag names the flag that an address is from, if that is what is wrong.
+// ofFlag names the flag that is wrong, if that is what is the matter.
 func ofFlag(err error, options kvstore.Options) error {
+	var option *raftmux.OptionError
+	if errors.As(err, &option) && option.Field == "ConnectionsPerStore" {
+		return flagError("connections", options.ConnectionsPerStore, option.Problem)
+	}
 	var bad *kvstore.AddressError
 	if !errors.As(err, &bad) {
 		return err
