@@ -1,6 +1,7 @@
 package etcdraft
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -27,11 +28,23 @@ type CheckError struct {
 	From, To uint64
 	// Problem says what is wrong.
 	Problem string
+
+	regionID uint64 // 0 where only the message is known
 }
+
+// isNil is the Problem of a message that has no type and no peers to name.
+const isNil = "the message is nil"
 
 // Error implements error.
 func (e *CheckError) Error() string {
-	return fmt.Sprintf("etcdraft: %v from peer %d to peer %d: %s", e.Type, e.From, e.To, e.Problem)
+	text := "etcdraft: "
+	if e.regionID != 0 {
+		text += fmt.Sprintf("region %d: ", e.regionID)
+	}
+	if e.Problem == isNil {
+		return text + isNil
+	}
+	return text + fmt.Sprintf("%v from peer %d to peer %d: %s", e.Type, e.From, e.To, e.Problem)
 }
 
 // Unwrap returns raftmux.ErrInvalid.
@@ -39,6 +52,15 @@ func (e *CheckError) Unwrap() error { return raftmux.ErrInvalid }
 
 func refuse(message *raftpb.Message, problem string) error {
 	return &CheckError{Type: message.GetType(), From: message.GetFrom(), To: message.GetTo(), Problem: problem}
+}
+
+// ofRegion has a refusal name the region of its message.
+func ofRegion(regionID uint64, err error) error {
+	var refusal *CheckError
+	if errors.As(err, &refusal) {
+		refusal.regionID = regionID
+	}
+	return err
 }
 
 // Check refuses a message that must stay local or whose content alone can make
@@ -64,7 +86,7 @@ func refuse(message *raftpb.Message, problem string) error {
 //     is answered by one.
 func Check(message *raftpb.Message) error {
 	if message == nil {
-		return refuse(nil, "is nil")
+		return refuse(nil, isNil)
 	}
 	kind := message.GetType()
 	if !travels(kind) {
@@ -148,6 +170,18 @@ func checkEnds(message *raftpb.Message) (problem string) {
 		return "is from the peer that it is to"
 	}
 	return ""
+}
+
+// checkWithin is Check and checkHeader, of a message and the header that it is in.
+func checkWithin(header *Header, message *raftpb.Message) error {
+	err := Check(message)
+	if err == nil {
+		err = checkHeader(header, message)
+	}
+	if err == nil {
+		return nil
+	}
+	return ofRegion(header.RegionID, err)
 }
 
 // checkHeader refuses a message that isn't what its header says. A message that

@@ -67,10 +67,7 @@ func (d *decoder) decode(data []byte, header *Header) (message *raftpb.Message, 
 	}
 	d.fields.context, d.fields.rest, d.fields.snapshot = nil, nil, nil
 	if err == nil {
-		err = Check(message)
-	}
-	if err == nil {
-		err = checkHeader(header, message)
+		err = checkWithin(header, message)
 	}
 	if err == nil && header.To.StoreID == 0 { // malformed, and not for another store
 		err = errNoStore

@@ -75,7 +75,9 @@
 // to take out of Ready.Messages first. A refusal at the receiver says that the sender is broken,
 // hostile or of another kind. A refusal by Guard, of a MsgHeartbeat above all,
 // mostly says that this peer has lost its disk and came back under its old id:
-// stop it, remove it from the group, and add it as a new peer. In each case log
+// stop it, remove it from the group, and add it as a new peer. If it is each
+// MsgPreVote of a new group, then its log began with a snapshot and its HardState
+// without a term; see Guard.Check. In each case log
 // the error and drop the message, which is what a network may do at any time;
 // never step it. Only ErrReadyFirst is no fault: the Guard has to see the node's
 // Ready before it can tell.

@@ -108,7 +108,9 @@ func (g *Guard) Observe(ready raft.Ready) {
 //   - one that is to another peer, which may be from this one;
 //   - MsgTransferLeader of the node's term, if it follows another leader in it;
 //   - MsgHeartbeatResp that confirms reads which were not asked for;
-//   - MsgPreVote to a node that has a log and no term.
+//   - MsgPreVote to a node that has a log and no term. A host that begins a group
+//     with a log or a snapshot must give it a HardState with a term as well:
+//     without one, all pre-votes are refused and nobody is ever elected.
 //
 // The error is a *CheckError or ErrReadyFirst. Call Check right before Step: it
 // assumes that what it passes is stepped.
@@ -161,7 +163,7 @@ func (g *Guard) Check(node Status, message *raftpb.Message) error {
 		}
 	case raftpb.MsgPreVote:
 		if g.last > 0 && node.BasicStatus().GetTerm() == 0 {
-			return refuse(message, "asks a peer that has a log and no term")
+			return refuse(message, "asks a peer that has a log and no term, which its Storage's HardState is to give it")
 		}
 	}
 	return nil

@@ -83,16 +83,12 @@ func NewSender(sender MuxSender) *Sender { return &Sender{sender: sender} }
 // the message is one that followers pass on (MsgProp, MsgReadIndex and
 // MsgTransferLeader): then From is who passes it on.
 func (s *Sender) Send(header Header, message *raftpb.Message) error {
-	err := Check(message)
-	if err == nil {
-		err = checkHeader(&header, message)
-	}
-	if err != nil {
+	if err := checkWithin(&header, message); err != nil {
 		s.sender.CountRefused(header.To.StoreID, err)
 		return err
 	}
 	s.encoder.set(header, message)
-	err = s.sender.SendEncoded(raftmux.Envelope{
+	err := s.sender.SendEncoded(raftmux.Envelope{
 		RegionID:    header.RegionID,
 		FromStoreID: header.From.StoreID,
 		ToStoreID:   header.To.StoreID,
@@ -145,7 +141,7 @@ func (s *Sender) sendKnown(header Header, message *raftpb.Message) error {
 	if header.To.StoreID == 0 && message != nil {
 		err := refuse(message, "is to a peer whose store isn't known")
 		s.sender.CountRefused(header.To.StoreID, err)
-		return err
+		return ofRegion(header.RegionID, err)
 	}
 	return s.Send(header, message)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/pingcap/kvproto/pkg/eraftpb"
@@ -14,7 +15,7 @@ import (
 	"github.com/raftmux/raftmux"
 )
 
-// door is a muxSender that refuses messages to some peers.
+// door is a MuxSender that refuses messages to some peers.
 type door struct {
 	refuse    map[uint64]error
 	envelopes []raftmux.Envelope
@@ -83,6 +84,8 @@ func TestSend(t *testing.T) {
 		var refusal *CheckError
 		if err := sender.Send(simpleHeader, m); !errors.Is(err, raftmux.ErrInvalid) || !errors.As(err, &refusal) {
 			t.Errorf("%s: error is %v", name, err)
+		} else if !strings.HasPrefix(err.Error(), "etcdraft: region 100001: ") {
+			t.Errorf("%s: error %q doesn't name the region", name, err)
 		}
 	}
 	if len(door.encoded) != 1 {
