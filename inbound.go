@@ -36,6 +36,8 @@ type inbound struct {
 	keeper   Keeper      // the receiver, if it is one
 	own      *kvReceiver // the receiver, if it is raftmux's own
 
+	source string // the store id that the sender names, "" if none: for the log
+
 	known bool // key and id are set: the sender is a raftmux store
 	key   senderKey
 	id    wire.StreamID
@@ -95,6 +97,9 @@ func (in *inbound) use(receiver Receiver) {
 // identify reads who sends. Other peers than raftmux stores needn't say so.
 func (in *inbound) identify() error {
 	md, _ := metadata.FromIncomingContext(in.stream.Context())
+	if source := md.Get(wire.SourceStoreKey); len(source) > 0 {
+		in.source = source[0]
+	}
 	text := md.Get(wire.StreamKey)
 	if len(text) == 0 {
 		return nil
@@ -103,11 +108,10 @@ func (in *inbound) identify() error {
 	if err != nil {
 		return status.Errorf(codes.InvalidArgument, "raftmux: metadata %s: %v", wire.StreamKey, err)
 	}
-	source := md.Get(wire.SourceStoreKey)
-	if len(source) == 0 {
+	if in.source == "" {
 		return status.Errorf(codes.InvalidArgument, "raftmux: metadata %s is missing", wire.SourceStoreKey)
 	}
-	storeID, err := strconv.ParseUint(source[0], 10, 64)
+	storeID, err := strconv.ParseUint(in.source, 10, 64)
 	if err != nil {
 		return status.Errorf(codes.InvalidArgument, "raftmux: metadata %s: %v", wire.SourceStoreKey, err)
 	}
@@ -184,13 +188,12 @@ func (in *inbound) misbuilt(message string, err error) {
 	if !in.server.misbuilt.may(time.Now()) {
 		return
 	}
-	ctx, address := in.stream.Context(), ""
-	md, _ := metadata.FromIncomingContext(ctx)
-	if p, ok := peer.FromContext(ctx); ok {
+	address := ""
+	if p, ok := peer.FromContext(in.stream.Context()); ok {
 		address = p.Addr.String()
 	}
 	in.server.options.Logger.Error(message,
-		"source_store_id", strings.Join(md.Get(wire.SourceStoreKey), ","), "addr", address, "err", err)
+		"source_store_id", in.source, "addr", address, "err", err)
 }
 
 // minutely lets something happen once a minute at most. It is safe for concurrent use.
@@ -269,7 +272,7 @@ func (in *inbound) decodeOne(body []byte, given bool) (decoded int, err error) {
 			return 0, nil
 		}
 		s.metrics.malformed.add(1)
-		s.options.Logger.Debug("malformed message dropped", "source_store_id", in.key.storeID, "err", err)
+		s.options.Logger.Debug("malformed message dropped", "source_store_id", in.source, "err", err)
 		if mutant.Active == mutant.C20 { // it ends the stream
 			return 0, status.Error(codes.InvalidArgument, err.Error())
 		}
@@ -279,7 +282,7 @@ func (in *inbound) decodeOne(body []byte, given bool) (decoded int, err error) {
 		s.metrics.wrongStore.add(1)
 		s.options.Logger.Warn("message for another store ends the stream",
 			"store_id", s.options.StoreID, "to_store_id", to.storeID,
-			"region_id", to.regionID, "source_store_id", in.key.storeID)
+			"region_id", to.regionID, "source_store_id", in.source)
 		return 0, wire.WrongStore(to.storeID, s.options.StoreID).Err()
 	}
 	return 1, nil

@@ -12,9 +12,9 @@ import (
 
 // enter lists a stream and returns the one that it takes over from. A stream that is
 // itself older than a living one, or than one of the same life of its Client that has
-// ended lately, is refused: the network may deliver them out of order. Should the
-// clock of a store go back while it restarts, and its machine take the old streams
-// along without a word, then those are in its way until keepalive has found them dead.
+// ended lately, is refused: the network may deliver them out of order. If a store's
+// clock goes back while it restarts, and its old streams were never closed because
+// the machine died, its new ones are refused until keepalive has found the old dead.
 func (s *Server) enter(in *inbound) (older *inbound, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -26,9 +26,9 @@ func (s *Server) enter(in *inbound) (older *inbound, err error) {
 		last, remembered := s.ended[in.key]
 		switch {
 		case older != nil && !in.id.After(older.id):
-			return nil, comesAfter(in, older.id)
+			return nil, notNewer(in, older.id)
 		case remembered && last.bars(in.id):
-			return nil, comesAfter(in, last.id)
+			return nil, notNewer(in, last.id)
 		}
 		s.living[in.key] = in
 		delete(s.ended, in.key)
@@ -38,8 +38,9 @@ func (s *Server) enter(in *inbound) (older *inbound, err error) {
 	return older, nil
 }
 
-func comesAfter(in *inbound, other wire.StreamID) error {
-	return status.Errorf(codes.Aborted, "raftmux: stream %s of store %d comes after stream %s", in.id, in.key.storeID, other)
+func notNewer(in *inbound, other wire.StreamID) error {
+	return status.Errorf(codes.Aborted, "raftmux: stream %s of store %d comes too late, it is not newer than stream %s",
+		in.id, in.key.storeID, other)
 }
 
 // What is remembered of streams that have ended.
