@@ -56,7 +56,7 @@ run as --peers. Then tell any of those, by any Redis client,
   RAFT.REPLACE OLD-ID NEW-ID NEW-ADDRESS
 
 and each region takes the old store's peer out and fills one on the new store, by
-a snapshot, while it serves. Not before it hears of that does the new store begin.
+a snapshot, while it serves. The new store begins only when it hears of that.
 An old store that still answers, or that the others have never heard of, is taken
 for a mistake; with FORCE behind NEW-ADDRESS it is replaced all the same.
 RAFT.PEERS REGION shows how it is; single peers are moved by RAFT.ADDLEARNER,
@@ -64,7 +64,7 @@ RAFT.PROMOTE and RAFT.REMOVE at the region's leader.
 
 A store with an empty --dir, no --join and nobody else in --peers begins a cluster
 of its own. Stores of different clusters refuse each other; INFO shows the
-cluster_id, and whom the store has refused, or by whom it was.
+cluster_id, and who has refused whom.
 
 The number of regions can't change.`,
 		Example: `  raftmux serve --id 1 --dir s1 --client-addr 127.0.0.1:6391 --peers 1=127.0.0.1:7391,2=127.0.0.1:7392,3=127.0.0.1:7393
@@ -85,16 +85,16 @@ The number of regions can't change.`,
 	}
 	f := cmd.Flags()
 	f.Uint64Var(&flags.id, "id", 0, "the store's id, from 1 to 999")
-	f.StringVar(&flags.addr, "addr", "", "where to listen for the other stores (default the own address in --peers)")
+	f.StringVar(&flags.addr, "addr", "", "where to listen for the other stores (default this store's address in --peers)")
 	f.StringVar(&flags.clientAddr, "client-addr", "127.0.0.1:6379", "where to listen for clients")
 	f.StringVar(&flags.peers, "peers", "", "the addresses of all stores, this one too: 1=host:port,2=host:port,...")
-	f.BoolVar(&flags.join, "join", false, "come to a cluster that there is, under an id that it has never seen")
+	f.BoolVar(&flags.join, "join", false, "join a cluster that runs, under an id that it has never seen")
 	f.IntVar(&flags.regions, "regions", kvstore.DefaultRegions, "the number of regions of the cluster")
 	f.StringVar(&flags.dir, "dir", "", "the folder for this store's data")
 	f.IntVar(&flags.workers, "workers", 0, "goroutines that drive the regions (default one per core, at most 4)")
 	f.IntVar(&flags.connections, "connections", 1, "TCP connections to each other store")
 	f.DurationVar(&flags.timeout, "timeout", kvstore.DefaultRequestTimeout, "how long a request may take before it is answered -TRYAGAIN")
-	f.IntVar(&flags.logEntries, "max-log-entries", kvstore.DefaultMaxLogEntries, "above how many log entries a region gives up the older half")
+	f.IntVar(&flags.logEntries, "max-log-entries", kvstore.DefaultMaxLogEntries, "how many log entries a region keeps before it gives up the older half")
 	f.Int64Var(&flags.snapshotRate, "snapshot-rate", snapshot.DefaultRate, "the bytes per second that snapshots may take, 0 for no limit")
 	f.StringVar(&flags.level, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&flags.leash, "leash", false, "stop when standard input ends, and not at Ctrl-C")
