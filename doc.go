@@ -23,7 +23,7 @@
 // Send and Flush never block, dial or resolve, whatever state any peer is in.
 // Send answers nil, and then the message is accounted for: it is handed to a
 // stream, or dropped and reported. Or it answers a *SendError that says why not,
-// and then telling the own Raft is up to the caller. Delivery is at most once;
+// and then it is up to the caller to tell its Raft. Delivery is at most once;
 // the messages of one region to one store, sent by one Sender, arrive in order.
 //
 // Reports come by Router: ReportUnreachable for a peer whose messages were

@@ -9,7 +9,8 @@ import (
 // errors.As to *SendError tells which store, region and peer.
 var (
 	// ErrFull means that the queue to the store has no room, in messages or in bytes,
-	// or had none and is still too long; see ClientOptions.QueueBytes.
+	// or had none lately and has not become short enough since; see
+	// ClientOptions.QueueBytes.
 	ErrFull = errors.New("queue is full")
 	// ErrDisconnected means that the store is a tombstone, or that the Client or the
 	// Sender is closed; SendError.Detail says which.
@@ -22,7 +23,7 @@ var (
 	// ErrTooLarge means that the message exceeds ClientOptions.MaxMessageSize.
 	ErrTooLarge = errors.New("message is too large")
 	// ErrInvalid means that the message can't be sent by anyone: it has no
-	// to_peer, its store is 0 or the own one, it carries nothing, or its Raft
+	// to_peer, its store is 0 or the sender's own, it carries nothing, or its Raft
 	// message is of a type that must stay local.
 	ErrInvalid = errors.New("invalid message")
 )

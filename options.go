@@ -39,7 +39,7 @@ const (
 // mandatory; every other field has a default, which its zero value stands for.
 // Where TiKV has a configuration key for the same thing, it is named.
 type ClientOptions struct {
-	// StoreID is the own store's id, never 0.
+	// StoreID is this store's id, never 0.
 	StoreID uint64
 	// Resolver finds the addresses of stores.
 	Resolver Resolver
@@ -56,7 +56,7 @@ type ClientOptions struct {
 
 	// ConnectionsPerStore is the number of TCP connections to each store
 	// (grpc-raft-conn-num) that share the data. A region always uses the same
-	// one. One more carries heartbeats and votes, which so never wait behind
+	// one. One more carries heartbeats and votes, so these never wait behind
 	// data. Default 1.
 	ConnectionsPerStore int
 	// QueueMessages bounds the messages that wait for one store, divided evenly
@@ -64,15 +64,15 @@ type ClientOptions struct {
 	// as much again, a quarter of it for votes alone. Default 4096.
 	QueueMessages int
 	// QueueBytes bounds the bytes that wait for one store, or that gRPC has not
-	// let go of. A connection may have its even part of them or, while the others
-	// leave so much, MaxMessageSize. There is room for one message of that size and
-	// 256 KiB for each further connection at least. Heartbeats and votes count only
-	// beyond their own 4 MiB. Default 64 MiB.
+	// let go of. A connection may use an even part of them, or MaxMessageSize if that
+	// is more and the other connections leave it. However small the bound, there is
+	// room for one message of that size, and for 256 KiB on each further connection.
+	// Heartbeats and votes count only beyond their own 4 MiB. Default 64 MiB.
 	//
 	// That much is for bursts. Where more comes than leaves, a long queue would only
-	// make messages old: a data connection that was full, by its own bounds or by
-	// MemoryBudget, takes no message above 1 KiB while 3 MiB wait or are with gRPC,
-	// until none was refused for 5 s or it was empty for a millisecond.
+	// make messages old. So once a data connection was full, by its own bounds or by
+	// MemoryBudget, it takes no message above 1 KiB while 3 MiB wait or are with gRPC.
+	// That ends when none was refused for 5 s, or it was empty for a millisecond.
 	QueueBytes int
 	// MemoryBudget bounds those bytes for all stores together. A store may hold at
 	// most half of what is free, so that dead ones leave room for the living. On
@@ -111,10 +111,10 @@ type ClientOptions struct {
 	// that hosts of etcd's raft commonly use.
 	MaxMessageAge time.Duration
 
-	// BackoffStep spaces the attempts to reach a store: attempt n waits for
-	// BackoffStep x min(n, 5), give or take a fifth, unless the one before lived
-	// for longer than that: then it waits for up to a fifth of BackoffStep
-	// (raft-client-backoff-step). Default 1 s.
+	// BackoffStep spaces the attempts to reach a store (raft-client-backoff-step):
+	// after n failures in a row the next attempt waits for BackoffStep x min(n, 5),
+	// give or take a fifth. But after an attempt that lasted longer than that wait, it
+	// waits for at most a fifth of BackoffStep. Default 1 s.
 	BackoffStep time.Duration
 	// SendStallTimeout is how long a stream may make no progress while it holds
 	// messages, before it is broken: the peer is alive and has stopped reading.
@@ -125,7 +125,7 @@ type ClientOptions struct {
 	// connection. Default 5 s.
 	ConnectTimeout time.Duration
 	// KeepaliveTime is the time without traffic after which a connection is
-	// probed (grpc-keepalive-time); gRPC makes 10 s of less. Default 10 s.
+	// probed (grpc-keepalive-time); gRPC raises less to 10 s. Default 10 s.
 	KeepaliveTime time.Duration
 	// KeepaliveTimeout is the time that the probe's answer may take
 	// (grpc-keepalive-timeout). Default 3 s.
@@ -302,7 +302,7 @@ const maxDuration = 30 * 24 * time.Hour
 // ServerOptions configures a Server. StoreID and one of Handler and NewReceiver
 // are mandatory; every other field has a default, which its zero value stands for.
 type ServerOptions struct {
-	// StoreID is the own store's id, never 0. A batch with a message for another
+	// StoreID is this store's id, never 0. A batch with a message for another
 	// store ends its stream.
 	StoreID uint64
 	// Handler takes the messages as kvproto has them.

@@ -52,9 +52,9 @@ type Router interface {
 }
 
 // Resolver finds the address of a store. It is called on goroutines of the
-// Client's own, at most one at a time per store, and may take its time; it must
-// return early when ctx ends, after ClientOptions.ConnectTimeout or when the Client
-// closes, for what is queued for the store, and Client.Close, wait for it.
+// Client's own, at most one at a time per store. It may take its time, but must
+// return when ctx ends, which is after ClientOptions.ConnectTimeout or when the
+// Client closes: what is queued for the store waits for it, and so does Client.Close.
 type Resolver interface {
 	// Resolve returns the address of a store as host:port, or an error that
 	// wraps ErrTombstone or ErrStoreNotFound, or any other. If stale is not

@@ -60,7 +60,7 @@ type path struct {
 // ClientOptions.ReferToPayloads says otherwise of large payloads.
 //
 // An accepted message is sent, or dropped and reported; a refused one makes no
-// callback: to tell the own Raft is the caller's, see ReportRefused. A snapshot
+// callback: it is the caller who tells its Raft, see ReportRefused. A snapshot
 // message is accepted for the SnapshotSender and ends in exactly one status; one
 // for a witness (its RaftSnapshotData says so) takes the stream, and ends in
 // SnapshotFinish at once.

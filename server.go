@@ -39,9 +39,8 @@ const readBufferSize = 64 << 10
 // store with many peers has less memory in use, at the same speed, if it appends
 // grpc.ReadBufferSize(16 << 10).
 //
-// The grpc.Server takes the memory that full frames are received into by the MiB, and
-// keeps up to 8 of them, if so many frames have once waited at the same time; the
-// rest is the garbage collector's.
+// The grpc.Server allocates the memory for full frames by the MiB. It keeps up to 8 MiB,
+// if so much was once in use at the same time; the rest is the garbage collector's.
 func GRPCServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(wire.Codec{}),

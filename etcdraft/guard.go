@@ -63,7 +63,7 @@ type Status interface {
 //	ready := node.Ready()
 //	guard.Observe(ready)
 //
-// It is as little for concurrent use as the node. It takes six words.
+// Like the node, it is not for concurrent use. It takes six words.
 type Guard struct {
 	id uint64
 	// last is the end of the log as of the last Ready, and floor the least that

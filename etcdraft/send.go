@@ -36,7 +36,7 @@ type Header struct {
 type Group struct {
 	// RegionID is the Raft group.
 	RegionID uint64
-	// Self is the own peer.
+	// Self is the peer on this store.
 	Self Peer
 	// Epoch goes with every message.
 	Epoch Epoch
@@ -105,7 +105,7 @@ func (s *Sender) Send(header Header, message *raftpb.Message) error {
 // SendAll sends the messages of a Ready, each for itself, and makes the calls
 // that Raft needs for those that were refused: ReportUnreachable, once per peer,
 // and for a MsgSnap ReportSnapshot with a failure, once per message. A message
-// to the own peer is refused without a call, as are those to local threads; one
+// to Self is refused without a call, as are those to local threads; one
 // to a peer that the group doesn't know is refused with a call.
 //
 // It returns how many messages were accepted and the first refusal's error.

@@ -16,7 +16,7 @@ import (
 type Options struct {
 	// Seed decides chance. 0 is a seed like any other.
 	Seed uint64
-	// StoreID is the own store's id. It stands for the sending store of messages
+	// StoreID is this store's id. It stands for the sending store of messages
 	// whose Envelope, when they are sent, doesn't name it; those of a
 	// raftmux.Sender and of etcdraft do.
 	StoreID uint64
@@ -132,7 +132,7 @@ func (r *Rules) List() []Active {
 // Close ends the waiting of messages for good: what waits is lost, and reported
 // if it was to be sent. It returns once nothing is handed over and no callback
 // runs any more, so it must not be called from a Handler or a Router. The rules
-// stay, without those of delay and reorder having an effect. It may be called again.
+// stay, but those of delay and reorder have no effect any more. It may be called again.
 func (r *Rules) Close() { r.waiting.close() }
 
 // activate begins the lives of rules, under mu.

@@ -33,7 +33,7 @@ const (
 // other field has a default, which its zero value stands for. Where TiKV has a
 // configuration key for the same thing, it is named.
 type SenderOptions struct {
-	// StoreID is the own store's id, never 0.
+	// StoreID is this store's id, never 0.
 	StoreID uint64
 	// Source has the data.
 	Source Source
@@ -45,14 +45,13 @@ type SenderOptions struct {
 	// NewLimiter(0) lifts it.
 	Limiter *Limiter
 
-	// StallTimeout is how long a transfer may take nothing off our hands, once it
-	// is connected, before it fails. Time spent waiting for Limiter doesn't count.
-	// Default 30 s.
+	// StallTimeout is how long a connected transfer may go without moving a byte
+	// before it fails. Time spent waiting for Limiter doesn't count. Default 30 s.
 	StallTimeout time.Duration
 	// MinRate and Grace bound the whole of a transfer: it fails once it has taken
-	// Grace and a second for each MinRate bytes of its message and its data, not
-	// counting what Limiter held it back. Source's opening of the data, the connecting, and the receiver's
-	// commit are in there. Default 1 MiB/s and a minute.
+	// Grace and a second for each MinRate bytes of its message and its data. The time
+	// for which Limiter held it back doesn't count; Source's opening of the data, the
+	// connecting, and the receiver's commit do. Default 1 MiB/s and a minute.
 	MinRate int64
 	Grace   time.Duration
 
@@ -124,7 +123,7 @@ func (o SenderOptions) validate() error {
 // ReceiverOptions configures a Receiver. StoreID and Sink are mandatory; every
 // other field has a default, which its zero value stands for.
 type ReceiverOptions struct {
-	// StoreID is the own store's id, never 0. A snapshot for another is refused.
+	// StoreID is this store's id, never 0. A snapshot for another is refused.
 	StoreID uint64
 	// Sink takes the snapshots.
 	Sink Sink

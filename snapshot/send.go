@@ -94,7 +94,7 @@ func (s *Sender) learn(stream grpc.ClientStream, address string) {
 }
 
 // listen notes how the receiver ends the stream, which may be at any time: also
-// while the limiter has us wait.
+// while the transfer waits for the limiter.
 func (o *outgoing) listen() {
 	sending, over := context.WithCancel(o.ctx)
 	o.sending, o.answer = sending, make(chan error, 1)

@@ -10,7 +10,7 @@ import (
 // watch cancels a sending transfer that doesn't move, or takes too long.
 type watch struct {
 	running sync.WaitGroup
-	// offered is set once there is something to be taken off our hands.
+	// offered is set once something was to be handed to gRPC.
 	offered atomic.Bool
 	// handed to gRPC, and freed by it.
 	handed, freed atomic.Int64

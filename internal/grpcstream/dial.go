@@ -80,8 +80,8 @@ func (t *Transport) Connect(ctx context.Context, address string) (peer.Link, err
 	return l, nil
 }
 
-// Dial is Connect for who opens streams himself. Closing is by the function that
-// it returns, and not by the ClientConn's own method.
+// Dial is Connect for callers that open streams themselves. They close by the function
+// that it returns, and not by the ClientConn's own method.
 func (t *Transport) Dial(ctx context.Context, address string) (client *grpc.ClientConn, closeAll func(), err error) {
 	l, err := t.connect(ctx, address)
 	if err != nil {

@@ -39,8 +39,8 @@ func (l *lookup) finished() bool {
 }
 
 // resolve returns the store's address, newer than what the caller knows: from a
-// look-up other than number used, begun after since. Connections that fail
-// together so share one look-up, and there is never more than one at a time.
+// look-up later than number used, begun after since. So connections that fail
+// together share one look-up, and there is never more than one at a time.
 func (s *Store) resolve(ctx context.Context, used uint64, since time.Time) (*lookup, error) {
 	for {
 		l := s.lookup(used, since)
@@ -113,7 +113,7 @@ func (s *Store) ask(stale string) (string, error) {
 		cancel()
 	}
 	if err == nil && address == "" {
-		err = fmt.Errorf("the resolver returned an empty address")
+		err = errors.New("the resolver returned an empty address")
 	}
 	switch {
 	case err == nil:
@@ -167,7 +167,7 @@ type quiet struct {
 }
 
 // warn logs a warning about the store, each message at most once a minute. It waits
-// for the log, so who sends must not call it.
+// for the log, so Send must not call it.
 func (s *Store) warn(message string, err error, address string) {
 	s.log(slog.LevelWarn, message, err, address)
 }
@@ -179,8 +179,8 @@ func (s *Store) log(level slog.Level, message string, err error, address string)
 	}
 }
 
-// warnApart is warn for who must not wait: what is logged has a goroutine, of which
-// there is at most one a minute and message. Close must be waiting for the caller.
+// warnApart is warn for callers that must not wait: a goroutine does the logging, at
+// most one a minute for each message. Close must be waiting for the caller.
 func (s *Store) warnApart(message string, err error, address string) {
 	if suppressed, due := s.due(message); due {
 		s.set.running.Go(func() { s.logLine(slog.LevelWarn, message, err, address, suppressed) })

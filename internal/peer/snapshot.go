@@ -110,9 +110,8 @@ func (s *Store) dropSnapshot(size int, reason queue.Reason) {
 	s.snapshots.Dropped[reason]++
 }
 
-// reportSnapshot tells the host how a snapshot ended. A nil error is for well. Who
-// sends may call it, for it doesn't wait for the log. Close must be waiting for the
-// caller.
+// reportSnapshot tells the host how a snapshot ended; err is nil if it arrived. It
+// doesn't wait for the log, so Send may call it. Close must be waiting for the caller.
 func (s *Store) reportSnapshot(peer report.Peer, err error) {
 	outcome := report.Outcome{Peer: peer, Status: report.SnapshotFinish}
 	if err != nil {

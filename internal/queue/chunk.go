@@ -100,8 +100,8 @@ func (c *chunk) note(message *Message) {
 }
 
 // expected returns how many records to make room for: that of the message at the end
-// of the data, and those of more like it that the chunk may hold, or some of them. A
-// chunk of large messages so grows its records once, and one that may be sent after
+// of the data, and those of more like it that the chunk may hold, or some of them. So
+// a chunk of large messages grows its records once, and one that may be sent after
 // a single heartbeat has no room for a hundred.
 func (c *chunk) expected() int {
 	const atMost = 16

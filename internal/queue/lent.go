@@ -5,7 +5,7 @@ import "sync"
 // lent is what gRPC was handed and has not let go of. A chunk's bytes come back
 // when its last reference goes; those of a stream that is gone may never, so the
 // end of a generation takes back whatever is left, and what comes later counts
-// for nothing. Each byte so comes back once.
+// for nothing. So each byte comes back once.
 type lent struct {
 	mu         sync.Mutex
 	generation uint64

@@ -30,9 +30,9 @@ type Options struct {
 	// Messages bounds the messages that wait, staged ones included. Bytes bounds
 	// their bodies and those that gRPC has not let go of.
 	Messages, Bytes int
-	// Shallow is a bound on the bytes of a queue that was full: from the refusal of a
-	// message until the queue has come to rest it takes nothing but small messages
-	// while it has that many. Default 0: no such bound.
+	// Shallow is a bound on the bytes of a queue that was full: once it has refused a
+	// message, it takes only small messages while it has that many bytes, until it has
+	// come to rest. Default 0: no such bound.
 	Shallow int
 	// Reserve is the part of Messages that only urgent messages may use, and
 	// ReserveBytes that of Bytes, which is at most Minimum. Default 0.

@@ -23,8 +23,8 @@ const (
 // bursts. Where messages come faster than they leave it would stay deep, and all
 // that it could still do is to make each message as old as the queue is long, and
 // to have it written to memory that no cache holds any more. So when a message finds
-// no room, and the queue isn't full of small ones, it takes from then on until it has
-// come to rest nothing but small messages while enough bytes are there.
+// no room, and the queue isn't full of small ones, the queue takes only small messages
+// while enough bytes are there, until it has come to rest.
 //
 // It has come to rest when no message was refused for a while, or if it was empty
 // for a while, for then enough was not enough to keep the connection busy. What
