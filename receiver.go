@@ -72,8 +72,10 @@ func (r *kvReceiver) take(body []byte, given bool) (message *raft_serverpb.RaftM
 		return nil, err
 	}
 	switch to, raft := message.ToPeer, message.Message; {
-	case to == nil || to.Id == 0 || to.StoreId == 0:
+	case to == nil || to.Id == 0:
 		return nil, fmt.Errorf("raftmux: message of region %d has no to_peer", message.RegionId)
+	case to.StoreId == 0:
+		return nil, fmt.Errorf("raftmux: message of region %d: to_peer %d is on store 0", message.RegionId, to.Id)
 	case raft != nil && isLocal(raft.MsgType):
 		return nil, fmt.Errorf("raftmux: message of region %d: %v must stay local", message.RegionId, raft.MsgType)
 	}
