@@ -78,22 +78,22 @@ type ServerStats struct {
 }
 
 // Stats returns what was received so far.
-func (s *Server) Stats() ServerStats {
-	s.mu.Lock()
-	streams := s.streams
-	s.mu.Unlock()
+func (s *Server) Stats() (stats ServerStats) {
+	// What is counted last is read first, so that a message comes with its batch, and
+	// both with their stream.
 	m := s.metrics
-	return ServerStats{
-		Streams:    streams,
-		Batches:    m.batches.value.Load(),
-		Bytes:      m.bytes.value.Load(),
-		Messages:   m.delivered.value.Load(),
-		Refused:    m.refused.value.Load(),
-		Malformed:  m.malformed.value.Load(),
-		Filtered:   m.filtered.value.Load(),
-		Overloaded: m.overloaded.value.Load(),
-		WrongStore: m.wrongStore.value.Load(),
-	}
+	stats.Refused = m.refused.value.Load()
+	stats.Messages = m.delivered.value.Load()
+	stats.Bytes = m.bytes.value.Load()
+	stats.Batches = m.batches.value.Load()
+	stats.Malformed = m.malformed.value.Load()
+	stats.Filtered = m.filtered.value.Load()
+	stats.Overloaded = m.overloaded.value.Load()
+	stats.WrongStore = m.wrongStore.value.Load()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stats.Streams = s.streams
+	return stats
 }
 
 // registerAll registers all collectors or none.
