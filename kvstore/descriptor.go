@@ -248,11 +248,18 @@ func (d *Descriptor) checkNew(c peerChange) error {
 }
 
 func checkStore(store uint64, address string) error {
-	if store == 0 || store >= maxStoreID {
-		return badChange("store id %d is not from 1 to %d", store, maxStoreID-1)
+	if err := checkStoreID(store); err != nil {
+		return err
 	}
 	if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
 		return badChange("the address %q of store %d is not host:port", address, store)
+	}
+	return nil
+}
+
+func checkStoreID(store uint64) error {
+	if store == 0 || store >= maxStoreID {
+		return badChange("store id %d is not from 1 to %d", store, maxStoreID-1)
 	}
 	return nil
 }

@@ -34,8 +34,8 @@ func (s *Store) replaceStore(oldStore, newStore uint64, address string, force bo
 	if err := checkStore(newStore, address); err != nil {
 		return 0, err
 	}
-	if oldStore == 0 || oldStore >= maxStoreID {
-		return 0, badChange("store id %d is not from 1 to %d", oldStore, maxStoreID-1)
+	if err := checkStoreID(oldStore); err != nil {
+		return 0, err
 	}
 	if oldStore == s.options.StoreID && oldStore != newStore {
 		return 0, badChange("store %d is to be replaced by %d and is the one that was asked, so it is not gone; stop it for good and ask another, or see which store is lost",

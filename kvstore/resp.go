@@ -36,18 +36,8 @@ type respServer struct {
 
 // respClient is what the server knows of a connection.
 type respClient struct {
-	id     int64
-	name   string
-	unsent int // bytes of values that are answered and not sent
-}
-
-// answered sends what was answered, if that has become much. It waits for a client
-// that doesn't read.
-func (c *respClient) answered(conn redcon.Conn, value []byte) {
-	if c.unsent += len(value); c.unsent >= maxUnsent {
-		c.unsent = 0
-		_ = redcon.BaseWriter(conn).Flush() // whose error redcon comes upon, too
-	}
+	id   int64
+	name string
 }
 
 func newRESPServer(store *Store, listener net.Listener) *respServer {
@@ -113,7 +103,6 @@ func (s *respServer) handle(conn redcon.Conn, first redcon.Command) {
 		}
 	}
 	flight.land(conn)
-	conn.Context().(*respClient).unsent = 0 // redcon sends the rest
 }
 
 // keyCommand says whether the command is a well-formed one about keys.
@@ -143,6 +132,7 @@ func (s *respServer) fits(args [][]byte) bool {
 type flight struct {
 	commands []flying
 	keys     map[string]bool
+	unsent   int // bytes of values that are answered and not sent
 }
 
 type flying struct {
@@ -180,16 +170,21 @@ func (f *flight) take(s *respServer, op operation, name string, args [][]byte) {
 	f.commands = append(f.commands, command)
 }
 
-// land waits for everything under way and writes the answers.
+// land waits for everything under way and writes the answers. It sends them when they
+// have become much, for which it waits for the client to read; redcon sends the rest.
 func (f *flight) land(conn redcon.Conn) {
 	for _, command := range f.commands {
-		command.land(conn)
+		if f.unsent += command.land(conn); f.unsent >= maxUnsent {
+			f.unsent = 0
+			_ = redcon.BaseWriter(conn).Flush() // whose error redcon comes upon, too
+		}
 	}
 	f.commands = nil
 	clear(f.keys)
 }
 
-func (c *flying) land(conn redcon.Conn) {
+// land returns how long the value is that it has answered with, if it has.
+func (c *flying) land(conn redcon.Conn) (size int) {
 	var last answer
 	var failure error // the first
 	done, deleted := 0, 0
@@ -218,8 +213,9 @@ func (c *flying) land(conn redcon.Conn) {
 		conn.WriteNull()
 	default:
 		conn.WriteBulk(last.value)
-		conn.Context().(*respClient).answered(conn, last.value)
+		return len(last.value)
 	}
+	return 0
 }
 
 // someFailed is the answer to a command of which some keys, or all, have failed: what

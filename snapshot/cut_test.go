@@ -121,6 +121,20 @@ func (s *store) cutAfter(t testing.TB, proxy *rig.Proxy, after int64, send func(
 	return taken
 }
 
+// expectRest sends a snapshot of region 7 whose first bytes are kept, and looks that
+// those don't come once more.
+func (s *store) expectRest(t testing.TB, sender *snapshot.Sender, proxy *rig.Proxy, want []byte, have int64) {
+	t.Helper()
+	before := proxy.Stats().CarriedUp
+	if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, len(want))); err != nil {
+		t.Fatal(err)
+	}
+	s.expect(t, 7, want)
+	if carried := proxy.Stats().CarriedUp - before; carried > int64(len(want))-have+64<<10 {
+		t.Errorf("%d bytes were sent again", carried)
+	}
+}
+
 // kept returns how many bytes the store has of broken transfers.
 func (s *store) kept(t testing.TB) (n int64) {
 	t.Helper()
@@ -323,14 +337,7 @@ func TestLearnsWhoResumes(t *testing.T) {
 	}
 	s.cutSending(t, sender, proxy, message(7, size), 3<<20+50_000)
 	have := s.kept(t)
-	before := proxy.Stats().CarriedUp
-	if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, size)); err != nil {
-		t.Fatal(err)
-	}
-	s.expect(t, 7, want)
-	if carried := proxy.Stats().CarriedUp - before; carried > size-have+64<<10 {
-		t.Errorf("%d bytes were sent again", carried)
-	}
+	s.expectRest(t, sender, proxy, want, have)
 }
 
 // What a sender knows of a receiver isn't forgotten over an attempt that ends
@@ -362,14 +369,7 @@ func TestRemembersWhoResumes(t *testing.T) {
 			}
 			s.quiet(t)
 			proxy.CutAfter(-1)
-			before := proxy.Stats().CarriedUp
-			if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, size)); err != nil {
-				t.Fatal(err)
-			}
-			s.expect(t, 7, want)
-			if carried := proxy.Stats().CarriedUp - before; carried > size-have+64<<10 {
-				t.Errorf("%d bytes were sent again", carried)
-			}
+			s.expectRest(t, sender, proxy, want, have)
 		})
 	}
 }
@@ -404,14 +404,7 @@ func TestKeepsTheNewer(t *testing.T) {
 			}
 
 			source[7] = random(1, size)
-			before := proxy.Stats().CarriedUp
-			if err := sender.SendSnapshot(context.Background(), proxy.Addr(), message(7, size)); err != nil {
-				t.Fatal(err)
-			}
-			s.expect(t, 7, source[7])
-			if carried := proxy.Stats().CarriedUp - before; carried > size-have+64<<10 {
-				t.Errorf("%d bytes were sent again", carried)
-			}
+			s.expectRest(t, sender, proxy, source[7], have)
 			if left := s.files(t, ".tmp"); len(left) != 0 {
 				t.Errorf("left: %v", left)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strconv"
 	"testing"
 	"time"
 
@@ -13,11 +14,11 @@ import (
 	"github.com/raftmux/raftmux/snapshot"
 )
 
-// slowConn takes 16 MiB a second.
+// slowConn takes 8 MiB a second.
 type slowConn struct{ net.Conn }
 
 func (c slowConn) Write(b []byte) (int, error) {
-	time.Sleep(time.Duration(len(b)) * time.Second / (16 << 20))
+	time.Sleep(time.Duration(len(b)) * time.Second / (8 << 20))
 	return c.Conn.Write(b)
 }
 
@@ -36,7 +37,7 @@ func TestLongMessageIsNoStall(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			sender := newSender(t, source, func(o *snapshot.SenderOptions) {
-				o.StallTimeout, o.Grace = 400*time.Millisecond, 400*time.Millisecond
+				o.StallTimeout, o.Grace = time.Second, time.Second
 				o.Dialer = slowly
 			})
 			if err := sender.SendSnapshot(t.Context(), s.address, rig.Snapshot(7, there, 27, 20<<20)); err != nil {
@@ -51,7 +52,7 @@ func TestMessageStalls(t *testing.T) {
 	t.Parallel()
 	peer := newPlainPeer(t, &plainPeer{before: func(ctx context.Context, _ int) error { return untilOver(ctx) }})
 	sender := newSender(t, snapshot.Inline{}, func(o *snapshot.SenderOptions) { o.StallTimeout = 300 * time.Millisecond })
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), rig.WaitTimeout)
 	defer cancel()
 	if err := sender.SendSnapshot(ctx, peer, rig.Snapshot(7, there, 27, 40<<20)); !errors.Is(err, snapshot.ErrStalled) {
 		t.Errorf("ended with %v", err)
@@ -61,7 +62,7 @@ func TestMessageStalls(t *testing.T) {
 // A host may take longer to deal with a message than one may stand still on its way.
 func TestSlowDeliveryIsNoStall(t *testing.T) {
 	t.Parallel()
-	const limit = 300 * time.Millisecond
+	const limit = time.Second
 	receiver, err := snapshot.NewReceiver(snapshot.ReceiverOptions{StoreID: there, Sink: snapshot.Inline{
 		Deliver: func(context.Context, *raft_serverpb.RaftMessage) error {
 			time.Sleep(3 * limit)
@@ -73,9 +74,12 @@ func TestSlowDeliveryIsNoStall(t *testing.T) {
 	}
 	address := serve(t, receiver)
 	for _, size := range []int{100, 64 << 10, 128<<10 - 100, 3<<20 + 77} {
-		sender := newSender(t, snapshot.Inline{}, func(o *snapshot.SenderOptions) { o.StallTimeout = limit })
-		if err := sender.SendSnapshot(t.Context(), address, rig.Snapshot(7, there, 27, size)); err != nil {
-			t.Errorf("%d bytes: %v", size, err)
-		}
+		t.Run(strconv.Itoa(size), func(t *testing.T) {
+			t.Parallel()
+			sender := newSender(t, snapshot.Inline{}, func(o *snapshot.SenderOptions) { o.StallTimeout = limit })
+			if err := sender.SendSnapshot(t.Context(), address, rig.Snapshot(7, there, 27, size)); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
