@@ -26,6 +26,9 @@ const (
 // maxRegions keeps ids and memory sane; the log of each takes part in every tick.
 const maxRegions = 1 << 20
 
+// maxMaxValueSize leaves a write room in a message and in a command.
+const maxMaxValueSize = 32 << 20
+
 // Options configures a Store. StoreID, Dir and Peers are mandatory; every other
 // field has a default, which its zero value stands for.
 type Options struct {
@@ -60,7 +63,7 @@ type Options struct {
 	ConnectionsPerStore int
 	// RequestTimeout bounds a write or a read. Default 5 s.
 	RequestTimeout time.Duration
-	// MaxValueSize bounds a key and its value together. Default 8 MiB.
+	// MaxValueSize bounds a key and its value together. Default 8 MiB, at most 32 MiB.
 	MaxValueSize int
 	// MaxLogEntries and MaxLogBytes bound the log that a region keeps of what it
 	// has applied. Above either, it gives up the older half, or more if it must; a
@@ -169,8 +172,8 @@ func (o Options) validate() error {
 		return fmt.Errorf("kvstore: option Workers is %d, must be from 1 to 256", o.Workers)
 	case o.RequestTimeout < 0:
 		return fmt.Errorf("kvstore: option RequestTimeout is %v, must be positive", o.RequestTimeout)
-	case o.MaxValueSize < 1 || o.MaxValueSize > 32<<20:
-		return fmt.Errorf("kvstore: option MaxValueSize is %d, must be from 1 to %d", o.MaxValueSize, 32<<20)
+	case o.MaxValueSize < 1 || o.MaxValueSize > maxMaxValueSize:
+		return fmt.Errorf("kvstore: option MaxValueSize is %d, must be from 1 to %d", o.MaxValueSize, maxMaxValueSize)
 	case o.MaxLogEntries < 2 || o.MaxLogBytes < 1:
 		return fmt.Errorf("kvstore: options MaxLogEntries and MaxLogBytes are %d and %d, must be at least 2 and 1", o.MaxLogEntries, o.MaxLogBytes)
 	case o.Join && len(o.Peers) < 2:

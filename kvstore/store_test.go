@@ -48,20 +48,24 @@ func TestClusterServesAndSurvivesRestarts(t *testing.T) {
 }
 
 // A write that is too large is refused before it is in the log: no message would hold
-// its entry, and the region would commit nothing more.
+// its entry, and the region would commit nothing more. The largest that is taken is small
+// here: under race 8 MiB take seconds.
 func TestTooLargeWritesDontEnterTheLog(t *testing.T) {
-	c := newCluster(t, 3, Options{Regions: 1, RequestTimeout: 2 * time.Second})
+	const largest = 256 << 10
+	c := newCluster(t, 3, Options{Regions: 1, MaxValueSize: largest, RequestTimeout: 30 * time.Second})
 	mustSet(t, c.stores[1], "key", "before")
 	leader := c.leaderOf(1)
-	tooLarge := make([]byte, leader.client.MaxMessageSize())
-	if err := leader.Set([]byte("large"), tooLarge); !errors.Is(err, errTooLarge) {
-		t.Errorf("a value that fits in no message: %v", err)
+	if err := leader.Set([]byte("large"), make([]byte, largest-len("large")+1)); !errors.Is(err, errTooLarge) {
+		t.Errorf("one byte more than the largest value: %v", err)
 	}
-	if _, err := leader.Delete(tooLarge); !errors.Is(err, errTooLarge) {
-		t.Errorf("a key that fits in no message: %v", err)
+	if _, err := leader.Delete(make([]byte, largest+1)); !errors.Is(err, errTooLarge) {
+		t.Errorf("one byte more than the largest key: %v", err)
 	}
-	if err := leader.Set([]byte("large"), make([]byte, DefaultMaxValueSize-len("large"))); err != nil {
+	if err := leader.Set([]byte("large"), make([]byte, largest-len("large"))); err != nil {
 		t.Errorf("the largest value: %v", err)
+	}
+	if limit := leader.client.MaxMessageSize(); limit <= maxMaxValueSize {
+		t.Errorf("MaxValueSize may be %d, and a message has %d bytes", maxMaxValueSize, limit)
 	}
 	mustSet(t, leader, "key", "after")
 	c.checkEqual()
