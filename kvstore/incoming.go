@@ -1,14 +1,12 @@
 package kvstore
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 	"go.etcd.io/raft/v3"
@@ -115,66 +113,6 @@ type snapshotHandler struct {
 
 func (s *snapshotHandler) Step(header etcdraft.Header, message *raftpb.Message) error {
 	return s.host.take(header, message, s.path)
-}
-
-// check looks whether a file is a snapshot of a region at an index, whole, and of
-// nothing else: it is going to be part of the database. What it lets pass can be
-// loaded; it reads all of it, for Pebble looks at a block's checksum when it reads it.
-func (f *snapshotFiles) check(path string, region, index uint64) (err error) {
-	file, err := f.fs.Open(path)
-	if err != nil {
-		return err
-	}
-	// Pebble takes some tables that can't be, as one bit in the footer may make one of
-	// ours, for a mistake of the program, and panics. Its readers end with the file.
-	defer func() {
-		if broken := recover(); broken != nil {
-			err = errors.Join(fmt.Errorf("not a snapshot: %v", broken), file.Close())
-		}
-	}()
-	options := &pebble.Options{}
-	options.EnsureDefaults()
-	iterator, err := pebble.NewExternalIter(options, &pebble.IterOptions{}, [][]sstable.ReadableFile{{file}})
-	if err != nil {
-		return fmt.Errorf("not a snapshot: %w", err)
-	}
-	err = checkRows(iterator, region, index)
-	return errors.Join(err, iterator.Error(), iterator.Close())
-}
-
-// checkRows looks at each row that a region's state machine has, in their order.
-func checkRows(rows *pebble.Iterator, region, index uint64) error {
-	if !rows.First() || !bytes.Equal(rows.Key(), regionKey(region, partApplied)) {
-		return errors.New("not a snapshot of this region")
-	}
-	if value := rows.Value(); len(value) != 8 || binary.BigEndian.Uint64(value) != index {
-		return fmt.Errorf("the snapshot's applied index is %x, not %d", value, index)
-	}
-	if !rows.Next() || !bytes.Equal(rows.Key(), regionKey(region, partDescriptor)) {
-		return errors.New("the snapshot lacks a descriptor")
-	}
-	d, err := decodeDescriptor(rows.Value())
-	if err != nil {
-		return err
-	}
-	if len(d.voterStores()) == 0 {
-		return errors.New("the snapshot's descriptor has no voters")
-	}
-	valid := rows.Next()
-	for ; valid && bytes.HasPrefix(rows.Key(), regionKey(region, partDedup)); valid = rows.Next() {
-		if len(rows.Key()) != len(dedupKey(region, 0)) {
-			return fmt.Errorf("the snapshot has a dedup row without a store, at key %x", rows.Key())
-		}
-		if _, err := decodeDedupRow(rows.Value()); err != nil {
-			return err
-		}
-	}
-	for ; valid; valid = rows.Next() {
-		if !bytes.HasPrefix(rows.Key(), regionKey(region, partData)) {
-			return errors.New("the snapshot has keys of others")
-		}
-	}
-	return nil
 }
 
 // restore puts a snapshot that Raft has taken in the place of the region. The

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/pingcap/kvproto/pkg/eraftpb"
@@ -35,19 +36,27 @@ func snapshotRows(t *testing.T, region, index uint64) map[string]string {
 // tableOf returns the file that has the rows.
 func tableOf(t *testing.T, rows map[string]string) []byte {
 	t.Helper()
-	f := &snapshotFiles{fs: vfs.NewMem()}
-	_, err := f.writeTable("table", func(set func(key, value []byte) error) error {
-		for _, key := range slices.Sorted(maps.Keys(rows)) {
-			if err := set([]byte(key), []byte(rows[key])); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return tableWith(t, rows, func(*sstable.Writer) error { return nil })
+}
+
+// tableWith returns the file that has the rows, and what else is written to it.
+func tableWith(t *testing.T, rows map[string]string, more func(*sstable.Writer) error) []byte {
+	t.Helper()
+	fs := vfs.NewMem()
+	created, err := fs.Create("table", vfs.WriteCategoryUnspecified)
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, err := f.fs.Open("table")
+	writer := sstable.NewWriter(objstorageprovider.NewFileWritable(created), sstable.WriterOptions{TableFormat: tableFormat})
+	for _, key := range slices.Sorted(maps.Keys(rows)) {
+		if err := writer.Set([]byte(key), []byte(rows[key])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(more(writer), writer.Close()); err != nil {
+		t.Fatal(err)
+	}
+	file, err := fs.Open("table")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,6 +99,17 @@ func malformed(t *testing.T, region, index uint64) map[string][]byte {
 		rows := snapshotRows(t, region, index)
 		change(rows)
 		tables[want] = tableOf(t, rows)
+	}
+	// Any of these would reach the next region's row.
+	rows := snapshotRows(t, region, index)
+	neighbour, end := dataKey(region+1, []byte("key")), dataKey(region+2, nil)
+	for want, more := range map[string]func(*sstable.Writer) error{
+		"the snapshot deletes a range": func(w *sstable.Writer) error { return w.DeleteRange(neighbour, end) },
+		"the snapshot has range keys":  func(w *sstable.Writer) error { return w.RangeKeyDelete(neighbour, end) },
+		"the snapshot has a DEL":       func(w *sstable.Writer) error { return w.Delete(neighbour) },
+		"the snapshot has a MERGE":     func(w *sstable.Writer) error { return w.Merge(neighbour, nil) },
+	} {
+		tables[want] = tableWith(t, rows, more)
 	}
 	return tables
 }
