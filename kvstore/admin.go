@@ -26,8 +26,14 @@ func (s *Store) Peers(region uint64) (*Descriptor, error) {
 
 // AddLearner adds a peer without a vote to a region that this store leads, on a
 // store that has none of it, and returns its id. The other stores learn the
-// address with it. The peer gets the data by a snapshot.
+// address with it, so one at which another store answers is refused, and so is
+// any but that at which the store is known to answer. The peer gets the data by a snapshot.
 func (s *Store) AddLearner(region, store uint64, address string) (peer uint64, err error) {
+	if checkStore(store, address) == nil {
+		if err := s.host.checkAddress(store, address); err != nil {
+			return 0, inRegion(region, badChange("%v", err))
+		}
+	}
 	c := peerChange{kind: raftpb.ConfChangeAddLearnerNode}
 	c.body.StoreID, c.body.Address = store, address
 	return s.change(region, c)

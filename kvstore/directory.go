@@ -90,6 +90,13 @@ func (d *directory) Resolve(_ context.Context, store uint64, _ string) (string, 
 	return "", fmt.Errorf("%w: store %d is in no region and not in Options.Peers", raftmux.ErrStoreNotFound, store)
 }
 
+// addressOf returns where a store is, empty if that isn't known.
+func (d *directory) addressOf(store uint64) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.address(store)
+}
+
 // finds says whether there is a store with that id that messages can be sent to.
 func (d *directory) finds(store uint64) bool {
 	d.mu.Lock()

@@ -251,3 +251,24 @@ func (h *Host) ask(ctx context.Context, address string, q question, isNew bool) 
 	}
 	return r, err
 }
+
+// checkAddress refuses an address that an operator gives for a store, and that can only
+// be a mistake: what stores know of each other's addresses would be lost by it.
+func (h *Host) checkAddress(store uint64, address string) error {
+	known := h.directory.addressOf(store)
+	if known == address && h.directory.upFor(store) > 0 {
+		return nil
+	}
+	// A store that joins may not know its cluster yet, so it is asked as by one like it.
+	q := question{Store: h.options.StoreID, Regions: h.options.Regions}
+	if r, err := h.ask(context.Background(), address, q, true); err == nil && r.Store != store {
+		return fmt.Errorf("at %s is store %d, not store %d", address, r.Store, store)
+	}
+	if known == "" || known == address {
+		return nil
+	}
+	if r, err := h.ask(context.Background(), known, q, true); err == nil && r.Store == store {
+		return fmt.Errorf("store %d answers at %s, so it is not at %s", store, known, address)
+	}
+	return nil
+}

@@ -112,10 +112,8 @@ func (s *Store) checkLost(oldStore, newStore uint64, address string, known bool)
 				oldStore, at, force)
 		}
 	}
-	// A store that joins may not know its cluster yet, so it is asked as by one like it.
-	if r, err := h.ask(context.Background(), address, q, true); err == nil && r.Store != newStore {
-		return badChange("at %s is store %d, not store %d, which is to replace %d; see which store is new there, or, if it will be that, %s",
-			address, r.Store, newStore, oldStore, force)
+	if err := h.checkAddress(newStore, address); err != nil {
+		return badChange("%v; see which store is to replace %d, or, if it will be that one, %s", err, oldStore, force)
 	}
 	return nil
 }

@@ -108,7 +108,7 @@ func TestOrderToReplaceWhoAnswers(t *testing.T) {
 		_, err = c.stores[1].ReplaceStore(3, 5, c.peers[4])
 		return !errors.Is(err, ErrTryAgain)
 	})
-	want := fmt.Sprintf("at %s is store 4, not store 5, which is to replace 3", c.peers[4])
+	want := fmt.Sprintf("at %s is store 4, not store 5; see which store is to replace 3", c.peers[4])
 	if !errors.Is(err, ErrChange) || !strings.Contains(fmt.Sprint(err), want) {
 		t.Errorf("an order about a store that isn't there: %v, want %q", err, want)
 	}
