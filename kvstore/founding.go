@@ -125,9 +125,10 @@ func (h *Host) answer(q question) reply {
 
 // Between two attempts to reach a store.
 const (
-	askAgain    = 50 * time.Millisecond
-	askAgainMax = 2 * time.Second
-	askTimeout  = 2 * time.Second
+	askAgain       = 50 * time.Millisecond
+	askAgainMax    = 2 * time.Second
+	askAgainMember = 30 * time.Second // the longest, of a store that doesn't wait for the answers
+	askTimeout     = 2 * time.Second
 )
 
 // askAll asks the other stores until each has answered, ctx ends, or one says
@@ -139,7 +140,11 @@ func (h *Host) askAll(ctx context.Context, isNew bool) error {
 	}
 	defer h.awaited.set(nil)
 	said := time.Now()
-	for pause := askAgain; ; pause = min(2*pause, askAgainMax) {
+	longest := askAgainMax
+	if !isNew {
+		longest = askAgainMember
+	}
+	for pause := askAgain; ; pause = min(2*pause, longest) {
 		if all, err := h.askRound(ctx, q, isNew); all || err != nil {
 			return err
 		}

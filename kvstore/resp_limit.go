@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"time"
 )
 
 // What a client may say. redcon believes what a command says of itself: it panics at
@@ -133,6 +134,10 @@ func (c *limitedConn) takeLength(line []byte) error {
 	return nil
 }
 
+// acceptPause is for how long nobody is accepted after that went wrong, as it does
+// while there are no file descriptors: redcon tries again at once.
+const acceptPause = 50 * time.Millisecond
+
 // limitedListener accepts clients as limitedConns.
 type limitedListener struct{ net.Listener }
 
@@ -140,6 +145,9 @@ type limitedListener struct{ net.Listener }
 func (l limitedListener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if err != nil {
+		if !errors.Is(err, net.ErrClosed) {
+			time.Sleep(acceptPause)
+		}
 		return nil, err
 	}
 	return &limitedConn{Conn: conn}, nil

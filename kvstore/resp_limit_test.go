@@ -8,7 +8,9 @@ import (
 	"net"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tidwall/redcon"
@@ -174,6 +176,30 @@ func FuzzLimitedCommands(f *testing.F) {
 		want, wantErr := commandsOf(&scripted{said: said, atMost: cut})
 		if !reflect.DeepEqual(commands, want) || err.Error() != wantErr.Error() {
 			t.Errorf("%q, %d bytes at a time: %v, %v, want %v, %v", said, cut, commands, err, want, wantErr)
+		}
+	})
+}
+
+// failingListener accepts nobody.
+type failingListener struct {
+	net.Listener
+	err error
+}
+
+func (l failingListener) Accept() (net.Conn, error) { return nil, l.err }
+
+// redcon asks again at once when nobody can be accepted, but for a while: that must not
+// take a whole core.
+func TestAcceptPausesWhenItFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for err, want := range map[error]time.Duration{syscall.EMFILE: acceptPause, net.ErrClosed: 0} {
+			began := time.Now()
+			if _, got := (limitedListener{failingListener{err: err}}).Accept(); !errors.Is(got, err) {
+				t.Errorf("%v became %v", err, got)
+			}
+			if took := time.Since(began); took != want {
+				t.Errorf("after %v it paused for %v, want %v", err, took, want)
+			}
 		}
 	})
 }

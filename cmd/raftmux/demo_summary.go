@@ -34,8 +34,12 @@ func (d *demo) summarize(v *verdict) {
 	line("", "%d were under way at the end, %d of them took effect; %s answers were errors and repeated",
 		v.unknown, v.took, grouped(d.load.sum(func(w *writer) int64 { return w.errors.Load() })))
 	stale := d.load.sum(func(w *writer) int64 { return w.stale.Load() })
-	line("reads", "%s acknowledged writes read back at another store, %d stale",
-		grouped(d.load.sum(func(w *writer) int64 { return w.checked.Load() })), stale)
+	where := "at another store"
+	if stores == 1 {
+		where = "there"
+	}
+	line("reads", "%s acknowledged writes read back %s, %d stale",
+		grouped(d.load.sum(func(w *writer) int64 { return w.checked.Load() })), where, stale)
 	equal := p.paint(green, "equal")
 	if v.unequal > 0 || v.wrong > 0 || v.unasked > 0 {
 		equal = p.paint(red, fmt.Sprintf("%d DIFFER, %d wrong values, %d keys of nobody", v.unequal, v.wrong, v.unasked))
