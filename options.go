@@ -290,14 +290,18 @@ func (o ClientOptions) validate() error {
 }
 
 func validateDuration(name string, value time.Duration) error {
-	if value < 0 || value > maxDuration {
-		return &OptionError{Field: name, Problem: fmt.Sprintf("is %v, must be positive and at most %v", value, maxDuration)}
+	if value < minDuration || value > maxDuration {
+		return &OptionError{Field: name, Problem: fmt.Sprintf("is %v, must be between %v and %v", value, minDuration, maxDuration)}
 	}
 	return nil
 }
 
-// maxDuration is more than any of them can sensibly be, and can be multiplied.
-const maxDuration = 30 * 24 * time.Hour
+// No duration can sensibly be below minDuration: it is a number that lacks its unit.
+// maxDuration is more than any, and can be multiplied.
+const (
+	minDuration = time.Millisecond
+	maxDuration = 30 * 24 * time.Hour
+)
 
 // ServerOptions configures a Server. StoreID and one of Handler and NewReceiver
 // are mandatory; every other field has a default, which its zero value stands for.
@@ -354,6 +358,8 @@ func (o ServerOptions) validate() error {
 		return &OptionError{Field: "NewReceiver", Problem: "is given beside Handler; one of them is enough"}
 	case o.LendMessages && o.Handler == nil:
 		return &OptionError{Field: "LendMessages", Problem: "goes with Handler only"}
+	case o.AppendRefused != nil && o.HighWater == nil:
+		return &OptionError{Field: "AppendRefused", Problem: "is given without HighWater, which is why appends are refused"}
 	}
 	return validateDuration("CloseTimeout", o.CloseTimeout)
 }

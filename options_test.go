@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/raftmux/raftmux"
+	"github.com/raftmux/raftmux/etcdraft"
 	"github.com/raftmux/raftmux/internal/rig"
 )
 
@@ -40,6 +41,7 @@ func TestClientOptionErrors(t *testing.T) {
 		"payloads":                  {"ReferToPayloads", func(o *raftmux.ClientOptions) { o.ReferToPayloads = 4095 }},
 		"window":                    {"WindowSize", func(o *raftmux.ClientOptions) { o.WindowSize = 1 }},
 		"age":                       {"MaxMessageAge", func(o *raftmux.ClientOptions) { o.MaxMessageAge = -time.Second }},
+		"age without a unit":        {"MaxMessageAge", func(o *raftmux.ClientOptions) { o.MaxMessageAge = 800 }},
 		"backoff":                   {"BackoffStep", func(o *raftmux.ClientOptions) { o.BackoffStep = -time.Second }},
 		"endless backoff":           {"BackoffStep", func(o *raftmux.ClientOptions) { o.BackoffStep = math.MaxInt64 }},
 		"connect timeout":           {"ConnectTimeout", func(o *raftmux.ClientOptions) { o.ConnectTimeout = -time.Second }},
@@ -78,6 +80,9 @@ func TestServerOptionErrors(t *testing.T) {
 		"close":       {"CloseTimeout", raftmux.ServerOptions{StoreID: 1, Handler: new(inbox), CloseTimeout: -time.Second}},
 		"endless":     {"CloseTimeout", raftmux.ServerOptions{StoreID: 1, Handler: new(inbox), CloseTimeout: math.MaxInt64}},
 		"lend":        {"LendMessages", raftmux.ServerOptions{StoreID: 1, NewReceiver: receiver, LendMessages: true}},
+		"no host":     {"Handler", raftmux.ServerOptions{StoreID: 1, NewReceiver: etcdraft.NewReceiver(nil)}},
+		"no inner":    {"Handler", raftmux.ServerOptions{StoreID: 1, NewReceiver: raftmux.HandlerReceiver(nil, true)}},
+		"refused":     {"AppendRefused", raftmux.ServerOptions{StoreID: 1, Handler: new(inbox), AppendRefused: func(raftmux.Envelope) {}}},
 		"metrics registered before": {
 			"Registerer", raftmux.ServerOptions{StoreID: 1, Handler: new(inbox), Registerer: taken},
 		},

@@ -20,8 +20,12 @@ type kvReceiver struct {
 
 // HandlerReceiver returns what ServerOptions.NewReceiver takes: receivers like
 // those that a Server makes for its Handler, where lend is LendMessages. It is
-// for what wraps them, such as package faults.
+// for what wraps them, such as package faults. Without a handler it is nil, which
+// NewServer refuses.
 func HandlerReceiver(handler Handler, lend bool) func() Receiver {
+	if handler == nil {
+		return nil
+	}
 	return func() Receiver { return newKVReceiver(handler, lend) }
 }
 

@@ -217,7 +217,7 @@ func TestServerCloseIsBounded(t *testing.T) {
 func TestServerCloseKeepsTheDeadline(t *testing.T) {
 	t.Parallel()
 	entered, gate := make(chan struct{}), make(chan struct{})
-	server := newReceiving(t, raftmux.ServerOptions{CloseTimeout: 1, Handler: handlerFunc(func(*raft_serverpb.RaftMessage) error {
+	server := newReceiving(t, raftmux.ServerOptions{CloseTimeout: time.Millisecond, Handler: handlerFunc(func(*raft_serverpb.RaftMessage) error {
 		close(entered)
 		<-gate
 		return nil

@@ -24,8 +24,12 @@ type Handler interface {
 }
 
 // NewReceiver returns what raftmux.ServerOptions.NewReceiver takes: receivers,
-// one for each stream, that hand their messages to handler.
+// one for each stream, that hand their messages to handler. Without a handler it is
+// nil, which raftmux.NewServer refuses.
 func NewReceiver(handler Handler) func() raftmux.Receiver {
+	if handler == nil {
+		return nil
+	}
 	return func() raftmux.Receiver { return &receiver{handler: handler} }
 }
 

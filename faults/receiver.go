@@ -20,8 +20,12 @@ import (
 // returned it may come even after the Server's Close, or from a stream that has ended.
 //
 // Messages that are malformed pass, for next to refuse. While there are no rules,
-// the price is one atomic load per message.
+// the price is one atomic load per message. If next is nil, so is what it returns,
+// which raftmux.NewServer refuses.
 func (r *Rules) Receiver(next func() raftmux.Receiver) func() raftmux.Receiver {
+	if next == nil {
+		return nil
+	}
 	late := &lateReceiver{stats: &r.stats, inner: sync.OnceValue(next)}
 	return func() raftmux.Receiver {
 		return &receiver{rules: r, late: late, inner: next()}

@@ -110,12 +110,12 @@ func (o SenderOptions) validate() error {
 	}
 	return cmp.Or(
 		inRange("MaxTransfers", o.MaxTransfers, 1, 1<<20),
-		inRange("StallTimeout", o.StallTimeout, 1, 24*time.Hour),
+		inRange("StallTimeout", o.StallTimeout, time.Millisecond, 24*time.Hour),
 		inRange("MinRate", o.MinRate, 1, 1<<40),
-		inRange("Grace", o.Grace, 1, 24*time.Hour),
-		inRange("ConnectTimeout", o.ConnectTimeout, 1, time.Hour),
-		inRange("KeepaliveTime", o.KeepaliveTime, 1, 24*time.Hour),
-		inRange("KeepaliveTimeout", o.KeepaliveTimeout, 1, time.Hour),
+		inRange("Grace", o.Grace, time.Millisecond, 24*time.Hour),
+		inRange("ConnectTimeout", o.ConnectTimeout, time.Millisecond, time.Hour),
+		inRange("KeepaliveTime", o.KeepaliveTime, time.Millisecond, 24*time.Hour),
+		inRange("KeepaliveTimeout", o.KeepaliveTimeout, time.Millisecond, time.Hour),
 		inRange("WindowSize", o.WindowSize, 64<<10, 1<<30),
 	)
 }
@@ -173,10 +173,10 @@ func (o ReceiverOptions) validate() error {
 	}
 	return cmp.Or(
 		inRange("MaxTransfers", o.MaxTransfers, 1, 1<<20),
-		inRange("StallTimeout", o.StallTimeout, 1, 24*time.Hour),
+		inRange("StallTimeout", o.StallTimeout, time.Millisecond, 24*time.Hour),
 		inRange("MaxPartials", o.MaxPartials, -1, 1<<20),
-		inRange("PartialLife", o.PartialLife, 1, 24*time.Hour),
-		inRange("ReservationLife", o.ReservationLife, 1, 24*time.Hour),
+		inRange("PartialLife", o.PartialLife, time.Millisecond, 24*time.Hour),
+		inRange("ReservationLife", o.ReservationLife, time.Millisecond, 24*time.Hour),
 	)
 }
 
