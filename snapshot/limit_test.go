@@ -396,6 +396,10 @@ func TestClosed(t *testing.T) {
 	if err := sender.SendSnapshot(context.Background(), s.address, message(7, 10)); !errors.Is(err, snapshot.ErrClosed) {
 		t.Errorf("a closed sender: %v", err)
 	}
+	ask := snapshot.PrecheckRequest{RegionID: 7, PeerID: 21, StoreID: there}
+	if _, err := sender.Precheck(context.Background(), s.address, ask); !errors.Is(err, snapshot.ErrClosed) {
+		t.Errorf("a closed sender that is to ask: %v", err)
+	}
 	if got := fmt.Sprint(len(s.files(t, ""))); got != "0" {
 		t.Error(got, "files")
 	}

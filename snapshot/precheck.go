@@ -36,7 +36,7 @@ type Admission struct {
 // Precheck asks the store at address whether a snapshot may come, before anyone
 // goes to the trouble of building it. No error is a yes; an error that wraps
 // ErrBusy is a no, and to be asked again later. If the snapshot isn't sent in the
-// end, the reservation expires by itself.
+// end, the reservation expires by itself. After Close it fails with ErrClosed.
 func (s *Sender) Precheck(ctx context.Context, address string, request PrecheckRequest) (Admission, error) {
 	d := description{key: key{regionID: request.RegionID, peerID: request.PeerID}, toStoreID: request.StoreID}
 	admission, err := s.ask(ctx, address, request)
@@ -46,6 +46,9 @@ func (s *Sender) Precheck(ctx context.Context, address string, request PrecheckR
 func (s *Sender) ask(ctx context.Context, address string, request PrecheckRequest) (Admission, error) {
 	if request.RegionID == 0 || request.PeerID == 0 || request.StoreID == 0 {
 		return Admission{}, fmt.Errorf("%w: a region, a peer and a store must be named", ErrInvalid)
+	}
+	if s.isClosed() {
+		return Admission{}, ErrClosed
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, s.options.ConnectTimeout,
 		fmt.Errorf("no answer within %v", s.options.ConnectTimeout))
