@@ -62,7 +62,7 @@ func TestInlineRefused(t *testing.T) {
 		t.Errorf("a Receiver for a Sink without Deliver: %v", err)
 	}
 	_, err = snapshot.NewSender(snapshot.SenderOptions{StoreID: there, Source: inline, Grace: -time.Second})
-	if !errors.As(err, &wrong) || wrong.Problem != "is -1s, must be between 1ns and 24h0m0s" {
+	if !errors.As(err, &wrong) || wrong.Problem != "is -1s, must be between 1ms and 24h0m0s" {
 		t.Errorf("a duration is out of range: %v", err)
 	}
 }

@@ -32,10 +32,10 @@ func slowly(ctx context.Context, address string) (net.Conn, error) {
 // transfer may take, also if there is no data beside it.
 func TestLongMessageIsNoStall(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
 	for name, source := range map[string]snapshot.Source{"alone": snapshot.Inline{}, "with data": memory{7: random(7, 100_000)}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			s := newStore(t)
 			sender := newSender(t, source, func(o *snapshot.SenderOptions) {
 				o.StallTimeout, o.Grace = time.Second, time.Second
 				o.Dialer = slowly
@@ -73,11 +73,11 @@ func TestSlowDeliveryIsNoStall(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := serve(t, receiver)
-	for _, size := range []int{100, 64 << 10, 128<<10 - 100, 3<<20 + 77} {
+	for i, size := range []int{100, 64 << 10, 128<<10 - 100, 3<<20 + 77} {
 		t.Run(strconv.Itoa(size), func(t *testing.T) {
 			t.Parallel()
 			sender := newSender(t, snapshot.Inline{}, func(o *snapshot.SenderOptions) { o.StallTimeout = limit })
-			if err := sender.SendSnapshot(t.Context(), address, rig.Snapshot(7, there, 27, size)); err != nil {
+			if err := sender.SendSnapshot(t.Context(), address, rig.Snapshot(uint64(i+1), there, 27, size)); err != nil {
 				t.Error(err)
 			}
 		})
