@@ -42,7 +42,11 @@ func (l *lease) node(poisoned bool) *node {
 func (l *lease) giveBack(n *node) {
 	*n = node{}
 	l.nodeAt--
-	clear(l.ptrs[l.ptrAt:]) // a list that was begun
+	// A list that was begun, not all that is free: a batch may have a large message
+	// and a million malformed ones.
+	for i := l.ptrAt; i < len(l.ptrs) && l.ptrs[i] != nil; i++ {
+		l.ptrs[i] = nil
+	}
 }
 
 // entry returns a zero entry.

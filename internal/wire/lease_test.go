@@ -65,3 +65,26 @@ func TestLeaseSettles(t *testing.T) {
 		}
 	}
 }
+
+// A message that is left to the generated code gives back the list of entries that it
+// began, and costs nothing for what a larger one has left free.
+func TestLeaseGivesBackWhatWasBegun(t *testing.T) {
+	d := NewDecoder(DecoderOptions{Lent: true})
+	if _, err := d.Decode(mustMarshal(t, appendOf(1, 2, 0))); err != nil {
+		t.Fatal(err)
+	}
+	l := &d.lease
+	far := new(eraftpb.Entry)
+	l.ptrs[len(l.ptrs)-1] = far
+	if _, err := d.Decode([]byte{4<<3 | wireBytes, 5, entryTag, 0, entryTag, 0, 7}); err == nil {
+		t.Fatal("not malformed")
+	}
+	for i, p := range l.ptrs[l.ptrAt : len(l.ptrs)-1] {
+		if p != nil {
+			t.Errorf("entry %d is still referred to", i)
+		}
+	}
+	if l.ptrAt != 2 || l.ptrs[len(l.ptrs)-1] != far {
+		t.Error("what was never begun was cleared")
+	}
+}
