@@ -190,6 +190,32 @@ func TestS1MemoryOfSmallFlushes(t *testing.T) {
 	}
 }
 
+// S1, C17: nor does it hold more when workers that have filled large chunks are
+// refused again and again, with one message in between.
+func TestS1MemoryOfRefused(t *testing.T) {
+	const size, room = 3000, 200
+	q, _ := newQueue(room, 4<<20)
+	body, message := make(encoded, size), Message{RegionID: 1, PeerID: 1, Size: size}
+	var stages [8]*Stage
+	for i := range stages {
+		stages[i] = q.NewStage()
+		for stages[i].Push(message, body) == nil {
+		}
+		q.Clear(ReasonConnect)
+	}
+	for i := range room {
+		q.options.Messages = i + 1 // as if one was taken
+		s := stages[i%len(stages)]
+		if s.Push(message, body) != nil || s.Push(message, body) == nil {
+			t.Fatal("not one message was taken")
+		}
+	}
+	l := balanced(t, q)
+	if n, most := memory(q), 3*int(l.QueuedBytes)+len(stages)*largeChunk; n > most {
+		t.Errorf("%d KiB for %d messages of %d KiB", n>>10, l.Queued, l.QueuedBytes>>10)
+	}
+}
+
 // S1, C6: messages that DropVolatile dropped don't hold memory.
 func TestS1MemoryOfDropped(t *testing.T) {
 	q, _ := newQueue(500, 1<<20)

@@ -73,7 +73,7 @@ func (s *Stage) Push(message Message, encoder Encoder) error {
 	}
 	if !q.load.reserve(message.Size, most, q.options.Bytes, message.Urgent) {
 		if s.chunk != nil || !q.woken() { // lest each refusal meets the queue's lock
-			s.handOver(true)
+			s.flush()
 		}
 		if mutant.Active == mutant.C1 { // back-pressure: the consumer is given time to make room
 			time.Sleep(100 * time.Millisecond)
@@ -150,6 +150,12 @@ func (s *Stage) Flush() {
 	if s.disconnected {
 		return
 	}
+	s.flush()
+}
+
+// flush is Flush for who holds s.mu. A stage that is refused again and again, with a
+// message or two in between, must come down to small chunks, too.
+func (s *Stage) flush() {
 	if s.chunk != nil {
 		s.capacity = min(s.passed+len(s.chunk.data), largeChunk)
 		s.passed = 0
