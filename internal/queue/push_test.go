@@ -191,26 +191,25 @@ func TestC7EncoderThatFails(t *testing.T) {
 
 // C3: what an encoder gave is copied, even if it wrote to memory of its own.
 func TestC3EncodersMemoryIsFree(t *testing.T) {
-	q, _ := newQueue(10, 1<<20)
-	s := q.NewStage()
-	body := encode(t, rig.Heartbeat(1, 2, 9))
-	var own []byte
-	elsewhere := encoderFunc(func(b []byte) []byte {
-		own = append(append(make([]byte, 0, 100_000), b...), body...)
-		return own
-	})
-	for range 2 {
-		if err := s.Push(Message{RegionID: 1, PeerID: 9, Size: len(body)}, elsewhere); err != nil {
-			t.Fatal(err)
+	for _, capacity := range []int{100_000, smallChunk} { // the chunk's, too
+		q, _ := newQueue(10, 1<<20)
+		s := q.NewStage()
+		body := encode(t, rig.Heartbeat(1, 2, 9))
+		own := make([]byte, 0, capacity)
+		elsewhere := encoderFunc(func(b []byte) []byte { return append(append(own, b...), body...) })
+		for range 2 {
+			if err := s.Push(Message{RegionID: 1, PeerID: 9, Size: len(body)}, elsewhere); err != nil {
+				t.Fatal(err)
+			}
+			copy(own[:100], bytes.Repeat([]byte{0xff}, 100))
 		}
-		copy(own, bytes.Repeat([]byte{0xff}, len(own)))
-	}
-	if cap(s.chunk.data) != smallChunk {
-		t.Errorf("the chunk has %d bytes", cap(s.chunk.data))
-	}
-	s.Flush()
-	clear(body)
-	if got := peersOf(takeAll(t, q, limits)...); !slices.Equal(got, []uint64{9, 9}) {
-		t.Errorf("sent %v", got)
+		if cap(s.chunk.data) != smallChunk {
+			t.Errorf("the chunk has %d bytes", cap(s.chunk.data))
+		}
+		s.Flush()
+		clear(body)
+		if got := peersOf(takeAll(t, q, limits)...); !slices.Equal(got, []uint64{9, 9}) {
+			t.Errorf("sent %v", got)
+		}
 	}
 }

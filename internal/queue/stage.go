@@ -105,7 +105,7 @@ func (s *Stage) Push(message Message, encoder Encoder) error {
 	if len(data) != len(c.data)+copied {
 		return ErrEncoder
 	}
-	if mutant.Active != mutant.C3 && cap(data) != cap(c.data) { // the encoder went to memory of its own
+	if mutant.Active != mutant.C3 && &data[0] != &c.data[:1][0] { // it went to memory of its own
 		data = append(c.data, data[len(c.data):]...)
 	}
 	if referred > 0 {
