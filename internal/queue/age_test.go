@@ -211,3 +211,16 @@ func TestC6StagedExpiresWhenFlushed(t *testing.T) {
 		balanced(t, q)
 	})
 }
+
+// What comes while Take waits for the lock has not waited for less than no time, or
+// the sum of a histogram would go down.
+func TestWaitedIsNeverNegative(t *testing.T) {
+	q, _ := newQueue(10, 1<<20)
+	s := q.NewStage()
+	before := time.Now().Add(-time.Millisecond)
+	mustPush(t, s, rig.Heartbeat(1, 2, 3))
+	s.Flush()
+	if batch, _ := q.take(limits, before); batch.Messages != 1 || batch.Waited != 0 {
+		t.Errorf("%d messages have waited for %v", batch.Messages, batch.Waited)
+	}
+}

@@ -156,7 +156,8 @@ func (q *Queue) take(limits Limits, now time.Time) (batch Batch, expired droppin
 				full, batch.Cut = true, CutBytes
 			default:
 				if batch.Messages == 0 {
-					batch.Waited = now.Sub(c.accepted(c.next))
+					// now is older than what came while Take waited for the lock.
+					batch.Waited = max(now.Sub(c.accepted(c.next)), 0)
 				}
 				if limits.Bare {
 					from = end - int(r.body)
