@@ -62,17 +62,29 @@ func (q *Queue) Seal() {
 
 // DropStaged drops what was staged and not flushed.
 func (q *Queue) DropStaged(reason Reason) int {
-	var drop dropping
-	q.eachStage(func(s *Stage) {
+	drop := q.dropStaged(reason)
+	q.report(reason, &drop)
+	return drop.messages
+}
+
+// dropStaged holds all until what it drops is settled, lest a Ledger between finds
+// it neither queued nor dropped.
+func (q *Queue) dropStaged(reason Reason) (drop dropping) {
+	q.all.Lock()
+	defer q.all.Unlock()
+	for _, s := range q.listStages() {
+		s.mu.Lock()
 		if c := s.chunk; c != nil {
 			drop.rest(c)
 			s.chunk = nil
 			c.free()
 		}
-	})
-	q.settle(reason, &drop)
-	q.report(reason, &drop)
-	return drop.messages
+		s.mu.Unlock()
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.settleLocked(reason, &drop)
+	return drop
 }
 
 // DropVolatile drops the waiting messages, staged ones included, of the kinds
@@ -131,12 +143,7 @@ func (q *Queue) clear(reason Reason) int {
 	return drop.messages
 }
 
-func (q *Queue) settle(reason Reason, drop *dropping) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.settleLocked(reason, drop)
-}
-
+// settleLocked accounts for what was dropped. The caller holds q.mu.
 func (q *Queue) settleLocked(reason Reason, drop *dropping) {
 	q.ledger.Dropped[reason] += uint64(drop.messages)
 	q.load.release(drop.messages, drop.bytes)
