@@ -11,8 +11,9 @@ import (
 )
 
 // Chunk capacities double from smallChunk to largeChunk, so that a chunk with
-// one message is at least half full if the message is not mergeable. All are
-// above the 1 KiB up to which gRPC ignores a buffer's pool.
+// one message is at least half full if the message is not mergeable and the flush
+// before was no larger. All are above the 1 KiB up to which gRPC ignores a buffer's
+// pool.
 const (
 	smallChunk = 4 << 10
 	largeChunk = 256 << 10
@@ -44,8 +45,9 @@ const recordSize = 32
 // chunk is a run of encoded messages, frame after frame, in the order in which
 // they were accepted. Its content is its data with the payloads put in where they
 // belong, and all that counts bytes counts those. It has one owner at a time:
-// first a Stage, which appends; then, unchanged from there on, the Queue, which
-// hands parts of it to gRPC; when the Queue and gRPC have let go of it, its Pool.
+// first a Stage, which appends; then the Queue, which may merge others into it until
+// it hands parts of it to gRPC, whose bytes stay as they are from there on; when the
+// Queue and gRPC have let go of it, its Pool.
 type chunk struct {
 	data    []byte // what was copied
 	records []record

@@ -60,7 +60,8 @@ func (q *Queue) Seal() {
 	})
 }
 
-// DropStaged drops what was staged and not flushed.
+// DropStaged drops what was staged and not flushed, but for what has filled a chunk
+// and is with the queue already.
 func (q *Queue) DropStaged(reason Reason) int {
 	drop := q.dropStaged(reason)
 	q.report(reason, &drop)

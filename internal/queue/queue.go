@@ -24,8 +24,8 @@ var (
 	ErrEncoder = errors.New("queue: the encoder wrote another size than it announced")
 )
 
-// Options configures a Queue. All fields but Shallow, Share, Reserve,
-// ReserveBytes, ReferTo and Woken are mandatory.
+// Options configures a Queue. Messages, Bytes, Pool and Dropped are mandatory, and
+// Minimum if there is a Share.
 type Options struct {
 	// Messages bounds the messages that wait, staged ones included. Bytes bounds
 	// their bodies and those that gRPC has not let go of.
