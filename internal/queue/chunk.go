@@ -17,9 +17,9 @@ import (
 const (
 	smallChunk = 4 << 10
 	largeChunk = 256 << 10
-	// A message that is larger has a chunk to itself, up to hugeChunk from the
-	// pool: the next power of two and slack, for payloads have round sizes and a
-	// message has a little more.
+	// A message that is larger begins a chunk of its own size, up to hugeChunk from
+	// the pool: the next power of two and slack, for payloads have round sizes and a
+	// message has a little more. What is left is for those behind it.
 	hugeChunk = 2<<20 + slack
 	slack     = 8 << 10
 	classes   = 11
