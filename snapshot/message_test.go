@@ -14,11 +14,11 @@ import (
 	"github.com/raftmux/raftmux/snapshot"
 )
 
-// slowConn takes 8 MiB a second.
+// slowConn takes 4 MiB a second.
 type slowConn struct{ net.Conn }
 
 func (c slowConn) Write(b []byte) (int, error) {
-	time.Sleep(time.Duration(len(b)) * time.Second / (8 << 20))
+	time.Sleep(time.Duration(len(b)) * time.Second / (4 << 20))
 	return c.Conn.Write(b)
 }
 
@@ -37,7 +37,7 @@ func TestLongMessageIsNoStall(t *testing.T) {
 			t.Parallel()
 			s := newStore(t)
 			sender := newSender(t, source, func(o *snapshot.SenderOptions) {
-				o.StallTimeout, o.Grace = time.Second, time.Second
+				o.StallTimeout, o.Grace = 3*time.Second, 3*time.Second
 				o.Dialer = slowly
 			})
 			if err := sender.SendSnapshot(t.Context(), s.address, rig.Snapshot(7, there, 27, 20<<20)); err != nil {
