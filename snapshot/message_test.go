@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/raftmux/raftmux/internal/rig"
 	"github.com/raftmux/raftmux/snapshot"
@@ -81,5 +83,17 @@ func TestSlowDeliveryIsNoStall(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// A message that is larger than the peer's gRPC takes at all is not a matter of how busy
+// that is.
+func TestMessageBeyondTheLimit(t *testing.T) {
+	t.Parallel()
+	peer := newPlainPeer(t, new(plainPeer)) // has gRPC's own limit of 4 MiB
+	sender := newSender(t, snapshot.Inline{})
+	err := sender.SendSnapshot(t.Context(), peer, rig.Snapshot(7, there, 27, 5<<20))
+	if status.Code(errors.Unwrap(err)) != codes.ResourceExhausted || errors.Is(err, snapshot.ErrBusy) {
+		t.Errorf("ended with %v", err)
 	}
 }

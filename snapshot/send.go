@@ -293,6 +293,8 @@ func explain(err error) error {
 	}
 	st := status.Convert(err)
 	switch {
+	case st.Code() == codes.ResourceExhausted && strings.Contains(strings.ToLower(st.Message()), "larger than max"):
+		return err // gRPC's own, of whatever language: it won't pass later either
 	case st.Code() == codes.ResourceExhausted:
 		return fmt.Errorf("%w: %w", ErrBusy, err)
 	case wire.IsWrongStore(st) || strings.Contains(st.Message(), "StoreNotMatch"):
