@@ -131,7 +131,9 @@ type ReceiverOptions struct {
 	// (concurrent-recv-snap-limit). Default 32.
 	MaxTransfers int
 	// StallTimeout is how long a sender may send nothing before its stream is
-	// ended. The time that Sink takes doesn't count. Default 30 s.
+	// ended. gRPC tells of a chunk, or of a message with its Inline data, once it has
+	// come whole, so raise it for large ones by slow links. The time that Sink takes
+	// doesn't count. Default 30 s.
 	StallTimeout time.Duration
 	// MaxPartials bounds the broken transfers that are kept so that they can be
 	// resumed; -1 keeps none. Default 8.
