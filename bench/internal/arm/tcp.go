@@ -191,8 +191,12 @@ type serverStream struct {
 	length [4]byte
 }
 
+// tcpReadBuffer is what a small batch is read through. What is left of a large one
+// goes straight to where it belongs, the more of it the smaller this is.
+const tcpReadBuffer = 64 << 10
+
 func newServerStream(conn net.Conn, memory mem.BufferPool) (*serverStream, error) {
-	reader := bufio.NewReaderSize(conn, rawBuffer)
+	reader := bufio.NewReaderSize(conn, tcpReadBuffer)
 	line, err := reader.ReadString('\n')
 	if err != nil {
 		return nil, err
