@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/raftmux/raftmux/bench/internal/child"
@@ -37,6 +38,8 @@ func (b *bench) pings(c *contender, round int) (Sample, error) {
 const (
 	manyStores = 100
 	settle     = time.Second
+	// pingsPerStore are a heartbeat and an append, each on a connection of its own.
+	pingsPerStore = 2
 )
 
 // memory is what a sender's connections to 100 stores cost while nothing is
@@ -72,6 +75,13 @@ func (b *bench) connections(c Case) (Sample, error) {
 	}
 	if err := p.sender.call(b.ctx, "Ping", child.None{}, &child.None{}); err != nil {
 		return Sample{}, err
+	}
+	var came child.AwaitReply
+	if err := p.receiver.call(b.ctx, "Await", uint64(pingsPerStore*c.Stores), &came); err != nil {
+		return Sample{}, err
+	}
+	if came.Count != uint64(pingsPerStore*c.Stores) { // connections that aren't there take no memory
+		return Sample{}, fmt.Errorf("%d messages came to %d stores", came.Count, c.Stores)
 	}
 	time.Sleep(settle)
 	if err := p.sender.call(b.ctx, "Usage", true, &after); err != nil {
