@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -130,6 +131,9 @@ func (b *bench) held(c *contender) (Sample, error) {
 			return Sample{}, err
 		}
 		most = max(most, held)
+	}
+	if most == 0 || sent.Refused == 0 {
+		return Sample{}, errors.New("the connection was never blocked")
 	}
 	return Sample{Bytes: float64(most), Refused: sent.Refused}, nil
 }
