@@ -30,26 +30,32 @@ type driver struct {
 // flood runs rounds as fast as there is room for them.
 func (d *driver) flood(stop *atomic.Bool) {
 	for !stop.Load() {
-		d.round(stop, nil)
+		d.round(stop, nil, time.Time{})
 	}
 }
 
 // pace begins a round per interval, with the time in its messages. What a late
-// round missed is caught up.
+// round missed is caught up, and its messages have the time at which they were due:
+// they waited for those before them, and a transport that holds its worker up would
+// else be timed less often.
 func (d *driver) pace(stop *atomic.Bool, interval time.Duration) {
 	stamper, _ := d.worker.(arm.Stamper)
 	for due := time.Now(); !stop.Load(); due = due.Add(interval) {
-		d.alarm.sleep(time.Until(due))
-		d.round(stop, stamper)
+		began := due
+		if early := time.Until(due); early > 0 {
+			d.alarm.sleep(early)
+			began = time.Now() // how exactly the alarm wakes is no transport's doing
+		}
+		d.round(stop, stamper, began)
 	}
 }
 
-func (d *driver) round(stop *atomic.Bool, stamper arm.Stamper) {
-	began := time.Now().UnixNano()
+// round has a stamper, which may be nil, put the time into messages.
+func (d *driver) round(stop *atomic.Bool, stamper arm.Stamper, began time.Time) {
 	wait := firstWait
 	for sent := 0; sent < d.plan.PerFlush*d.plan.Stores; {
 		if stamper != nil {
-			stamper.Stamp(d.next, began)
+			stamper.Stamp(d.next, began.UnixNano())
 		}
 		if d.worker.Send(d.next) {
 			d.next = (d.next + 1) % d.plan.Ring
