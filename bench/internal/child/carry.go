@@ -97,7 +97,10 @@ func (h *Half) beat(duration time.Duration) (trips []time.Duration, err error) {
 		if err := pinger.Ping(); err != nil {
 			return nil, err
 		}
-		trips = append(trips, time.Since(began))
+		// The heartbeats of the milliseconds that it took would have waited for the rest.
+		for trip := time.Since(began); trip > 0; trip -= beatInterval {
+			trips = append(trips, trip)
+		}
 		alarm.sleep(beatInterval)
 	}
 	return trips, nil
