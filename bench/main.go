@@ -54,14 +54,20 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	}
 	began := time.Now()
 	b := &bench{ctx: ctx, settings: settings, results: newResults(), progress: progress}
-	if err := b.run(); err != nil {
-		return err
+	if err := b.run(); err != nil { // what was measured until then is of use
+		b.results.Failures = append(b.results.Failures, err.Error())
 	}
 	report := newReport(settings, b.results, began)
 	if _, err := io.WriteString(out, report.markdown()); err != nil {
 		return err
 	}
-	return report.write(folder)
+	if err := report.write(folder); err != nil {
+		return err
+	}
+	if n := len(b.results.Failures); n > 0 {
+		return fmt.Errorf("%d failures, which the report names", n)
+	}
+	return nil
 }
 
 // quickBurst and quickRounds are a smoke test.
