@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -92,6 +93,12 @@ func parse(args []string, usage io.Writer) (settings Settings, folder string, er
 	profiles := flags.String("cpuprofile", "", "folder for CPU profiles of both processes, by transport and shape")
 	if err := flags.Parse(args); err != nil {
 		return Settings{}, "", err
+	}
+	switch {
+	case flags.NArg() > 0:
+		return Settings{}, "", fmt.Errorf("%q is no flag", flags.Arg(0))
+	case *rounds < 1 || *burst <= 0 || *workers < 1:
+		return Settings{}, "", errors.New("rounds, burst and workers must be above zero")
 	}
 	settings = Settings{
 		Groups: split(*groupList), Shapes: split(*shapeList), Transports: split(*armList),

@@ -186,8 +186,10 @@ func TestChart(t *testing.T) {
 }
 
 func TestFlags(t *testing.T) {
-	if _, _, err := parse([]string{"-shapes", "heartbeat,huge"}, io.Discard); err == nil {
-		t.Error("a shape that isn't known is accepted")
+	for _, wrong := range []string{"-shapes heartbeat,huge", "-rounds 0", "-burst 0s", "-workers 0", "throughput"} {
+		if _, _, err := parse(strings.Fields(wrong), io.Discard); err == nil {
+			t.Errorf("%q is accepted", wrong)
+		}
 	}
 	settings, _, err := parse([]string{"-quick", "-groups", "roundtrip, memory"}, io.Discard)
 	if err != nil || !slices.Equal(settings.Groups, []string{roundTrip, memory}) || settings.Rounds != quickRounds {
