@@ -297,7 +297,8 @@ func (b *bench) latencies(contenders []*contender) error {
 		}
 	}
 	if len(rates) == 0 {
-		return nil // without the usual way there is nothing to compare with
+		fmt.Fprint(b.progress, " nothing, for the usual way says at which rate")
+		return nil
 	}
 	for _, c := range contenders {
 		c.rate = stats.Median(rates) / 2
