@@ -117,11 +117,11 @@ func allocationBars() []Bar {
 			values: func(r *Results) []float64 { return r.values(flooded(arm, shape), figure) },
 		})
 	}
-	for _, shape := range []string{"heartbeat", "128B", "1KiB", "16KiB"} {
+	for _, shape := range []string{"heartbeat", "128B", "1KiB", "16KiB", "256KiB", "mix"} {
 		add("raftmux", shape, "send", 0.05, func(s Sample) float64 { return s.SenderAllocs })
 	}
 	add("raftmux", "heartbeat", "receive", 0.05, func(s Sample) float64 { return s.ReceiverAllocs })
-	for _, shape := range []string{"128B", "1KiB", "16KiB"} {
+	for _, shape := range []string{"128B", "1KiB", "16KiB", "256KiB"} {
 		add("raftmux owned", shape, "receive", 2, func(s Sample) float64 { return s.ReceiverAllocs })
 	}
 	return all
