@@ -129,6 +129,28 @@ func TestC17ControlReserveInBytes(t *testing.T) {
 	}
 }
 
+// C17: however small the bound on bytes, heartbeats and votes have 4 MiB of their own,
+// and there is room for a heartbeat as large as a message may be.
+func TestC17ControlHasItsOwn(t *testing.T) {
+	t.Parallel()
+	const context, size, largest = 4 << 10, 4 << 20, 64 << 10
+	h := newSending(t, func(o *raftmux.ClientOptions) {
+		o.QueueMessages, o.QueueBytes, o.MaxMessageSize = 1<<20, largest, largest
+	})
+	t.Cleanup(h.resolver.Block(there))
+	sender := h.sender(t)
+	heartbeat, vote := rig.Heartbeat(1, there, 2), rig.Vote(1, there, 2)
+	heartbeat.Message.Context = make([]byte, largest-heartbeat.Size()-8)
+	mustSend(t, sender, heartbeat)
+	heartbeat.Message.Context, vote.Message.Context = make([]byte, context), make([]byte, context)
+	if heartbeats := fill(t, sender, heartbeat) * heartbeat.Size(); heartbeats < size*3/4-largest-2*context {
+		t.Errorf("%d bytes of heartbeats", heartbeats)
+	}
+	if votes := fill(t, sender, vote) * vote.Size(); votes < size/4-2*context {
+		t.Errorf("%d bytes of votes", votes)
+	}
+}
+
 // C17: the control lane never gets shallow: there is room for votes, though heartbeats
 // were refused beside ever so many bytes.
 func TestC17ControlIsNeverShallow(t *testing.T) {

@@ -54,10 +54,11 @@ func newConnection(store *Store, lane Lane, index int) *Connection {
 	}
 	if lane == Control {
 		bounds.Messages = o.QueueMessages
+		bounds.Bytes += controlMinimum
 		bounds.Minimum = controlMinimum
 		bounds.Shallow = 0
 		bounds.Reserve = voteReserve(o.QueueMessages)
-		bounds.ReserveBytes = voteReserve(min(bounds.Bytes, controlMinimum))
+		bounds.ReserveBytes = voteReserve(controlMinimum)
 	}
 	ctx, cancel := context.WithCancel(store.ctx)
 	c := &Connection{

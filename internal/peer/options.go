@@ -60,7 +60,7 @@ type Options struct {
 
 	Connections   int // of the data lane
 	QueueMessages int // per store, divided among its data connections
-	QueueBytes    int // per connection
+	QueueBytes    int // per data connection; the control connection has them beyond its own minimum
 	QueueMinimum  int // per connection, what it may hold whatever the Budget says
 	QueueShallow  int // per data connection, what is enough for one that was full
 	// StoreBytes is for all data connections of a store together, and what the
