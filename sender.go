@@ -291,9 +291,20 @@ func (s *Sender) route(storeID uint64) (*route, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.sweep()
 	r := &route{store: store, paths: make([]*path, peer.Slots(s.client.options.ConnectionsPerStore))}
 	s.routes[storeID] = r
 	return r, nil
+}
+
+// sweep drops what is cached of stores that were removed, lest a Sender keep each that
+// there ever was. New ones are rare, so it is done whenever one comes.
+func (s *Sender) sweep() {
+	for storeID, r := range s.routes {
+		if r.store.Forgotten() {
+			s.forget(storeID)
+		}
+	}
 }
 
 func (r *route) path(lane peer.Lane, regionID uint64) (*path, error) {
