@@ -68,7 +68,8 @@ func NewClient(options ClientOptions) (*Client, error) {
 	c.stores = peer.NewSet(c.peerOptions())
 	if options.Registerer != nil {
 		if err := metrics.register(options.Registerer, c.Stores); err != nil {
-			return nil, errors.Join(&OptionError{Field: "Registerer", Problem: registererProblem(err, "Client")}, c.reporter.Close())
+			_ = c.reporter.Close() // it was told nothing
+			return nil, &OptionError{Field: "Registerer", Problem: registererProblem(err, "Client")}
 		}
 	}
 	return c, nil

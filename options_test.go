@@ -1,7 +1,6 @@
 package raftmux_test
 
 import (
-	"errors"
 	"math"
 	"strings"
 	"testing"
@@ -143,8 +142,8 @@ func TestSharedRegisterer(t *testing.T) {
 
 func wantOption(t *testing.T, err error, field string) {
 	t.Helper()
-	var option *raftmux.OptionError
-	if !errors.As(err, &option) {
+	option, ok := err.(*raftmux.OptionError) // itself, not wrapped
+	if !ok {
 		t.Fatalf("answered %v", err)
 	}
 	if option.Field != field || !strings.Contains(err.Error(), field) || option.Problem == "" {
