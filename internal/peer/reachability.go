@@ -26,11 +26,12 @@ const (
 	toldDown
 )
 
-// cameUp notes that a generation is up, once.
+// cameUp notes that a generation is up, once. What was removed is about to end: the
+// host is told of the Store that stands for the id from then on, which may be down.
 func (s *Store) cameUp(g *generation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if g.up || g.over {
+	if g.up || g.over || s.Forgotten() {
 		return
 	}
 	g.up = true
