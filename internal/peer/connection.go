@@ -27,7 +27,7 @@ type Connection struct {
 	cancel context.CancelFunc
 
 	pump       atomic.Pointer[pump] // of the generation that lives, if one does
-	open       atomic.Bool          // a stream is open, or was when the connection ended
+	open       atomic.Bool          // a stream is open
 	generation atomic.Uint64        // how many streams were opened
 
 	// What follows belongs to the goroutine.

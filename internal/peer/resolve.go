@@ -44,9 +44,6 @@ func (l *lookup) finished() bool {
 func (s *Store) resolve(ctx context.Context, used uint64, since time.Time) (*lookup, error) {
 	for {
 		l := s.lookup(used, since)
-		if l == nil {
-			return nil, ErrDisconnected
-		}
 		select {
 		case <-l.done:
 		case <-ctx.Done():

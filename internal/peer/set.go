@@ -9,7 +9,8 @@ import (
 )
 
 // Set holds the stores of a Client. It is safe for concurrent use; its lock is
-// taken when a Sender meets a store for the first time, never per message.
+// taken when a Sender meets a store for the first time, and for snapshot messages,
+// but for no other message.
 type Set struct {
 	options *Options
 	ctx     context.Context // ends everything at once

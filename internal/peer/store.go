@@ -165,8 +165,8 @@ func (s *Store) seal() {
 			c.queue.Clear(queue.ReasonClosing)
 		}
 		c.queue.Seal()
-		// The queue is looked at first: a connection that is not open then never
-		// had anything to send.
+		// The queue is looked at first: if it was emptied into a stream, the connection
+		// is open until that has ended.
 		if ledger := c.queue.Ledger(); ledger.Queued == 0 && !c.open.Load() {
 			c.cancel()
 		}
