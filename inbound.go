@@ -145,7 +145,7 @@ func (in *inbound) stop() {
 // read hands batch after batch over until the stream ends, unless it could not
 // even begin. Once gRPC's handler has returned, RecvMsg fails.
 func (in *inbound) read(begun error) {
-	defer in.server.running.Done()
+	defer in.server.ran()
 	defer close(in.done)
 	if begun != nil {
 		in.result = begun

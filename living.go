@@ -34,7 +34,7 @@ func (s *Server) enter(in *inbound) (older *inbound, err error) {
 		delete(s.ended, in.key)
 	}
 	s.streams++
-	s.running.Add(1) // for read
+	s.running++ // for read
 	return older, nil
 }
 

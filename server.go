@@ -76,12 +76,13 @@ type Server struct {
 	metrics *serverMetrics
 	memory  wire.Pool // of messages that came in pieces
 	closing chan struct{}
-	running sync.WaitGroup
+	idle    chan struct{} // closed once the Server is, and nothing is running
 
 	misbuilt minutely // lines in the log about the grpc.Server
 
 	mu      sync.Mutex
 	closed  bool
+	running int // goroutines that hand over
 	streams int
 	living  map[senderKey]*inbound // streams of raftmux stores
 	ended   map[senderKey]ending   // the last ones of connections that have none
@@ -100,6 +101,7 @@ func NewServer(options ServerOptions) (*Server, error) {
 		options: options,
 		metrics: newServerMetrics(),
 		closing: make(chan struct{}),
+		idle:    make(chan struct{}),
 		living:  make(map[senderKey]*inbound),
 		ended:   make(map[senderKey]ending),
 	}
@@ -155,19 +157,36 @@ func (s *Server) Close(ctx context.Context) error {
 	if !s.closed {
 		s.closed = true
 		close(s.closing)
+		s.settle()
 		s.metrics.unregister(s.options.Registerer)
 	}
 	s.mu.Unlock()
-	done := make(chan struct{})
-	go func() { // ends with the last stream
-		s.running.Wait()
-		close(done)
-	}()
 	select {
-	case <-done:
+	case <-s.idle: // looked at first: a ctx that has ended is no failure then
+		return nil
+	default:
+	}
+	select {
+	case <-s.idle:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", ErrServerClosed, ctx.Err())
+	}
+}
+
+// ran notes the end of a goroutine that handed over.
+func (s *Server) ran() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running--
+	s.settle()
+}
+
+// settle sees whether the end has come. None begins any more once the Server is
+// closed, so it comes once. The caller holds s.mu.
+func (s *Server) settle() {
+	if s.closed && s.running == 0 {
+		close(s.idle)
 	}
 }
 
@@ -199,11 +218,11 @@ func (s *Server) handleSnapshot(_ any, stream grpc.ServerStream) error {
 		s.mu.Unlock()
 		return grpcstream.ShuttingDown()
 	}
-	s.running.Add(1)
+	s.running++
 	s.mu.Unlock()
 	received := make(chan error, 1)
 	go func() {
-		defer s.running.Done()
+		defer s.ran()
 		received <- s.options.SnapshotReceiver.ReceiveSnapshot(stream)
 	}()
 	select {

@@ -213,6 +213,20 @@ func TestServerCloseIsBounded(t *testing.T) {
 	}
 }
 
+// C24: where nothing is running there is nothing to run out of time for: a ctx that has
+// ended, because the Client needed all of it, is no failure.
+func TestServerCloseNeedsNoTime(t *testing.T) {
+	t.Parallel()
+	server := newReceiving(t, raftmux.ServerOptions{Handler: new(inbox)})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 2 {
+		if err := server.Close(ctx); err != nil {
+			t.Errorf("answered %v", err)
+		}
+	}
+}
+
 // C24: a deadline of Close's context is kept, and the option doesn't shorten it.
 func TestServerCloseKeepsTheDeadline(t *testing.T) {
 	t.Parallel()
