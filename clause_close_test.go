@@ -185,7 +185,7 @@ func TestC24CloseEndsWithTheQueue(t *testing.T) {
 
 // C24: nor does it wait for the answer to a look-up that nobody needs any more.
 func TestC24CloseLeavesTheLookUp(t *testing.T) {
-	c := newPropClient(t, "")
+	c := newPropClient(t, "", func(o *raftmux.ClientOptions) { o.ConnectTimeout = time.Hour }) // of the look-up, too
 	t.Cleanup(c.resolver.Block(2))
 	c.mustSend(t, rig.Append(1, 2, 3, 1, 10)) // never flushed
 	rig.Eventually(t, rig.WaitTimeout, func() bool { now, _ := c.resolver.InFlight(2); return now == 1 }, "the look-up")

@@ -76,6 +76,29 @@ func TestC10DeferredEdgeIsTold(t *testing.T) {
 	}
 }
 
+// C10: a down edge is told late, when the store is up again by another connection. The
+// host hears that, too, though no connection comes up after the edge was told.
+func TestC10DeferredEdgeThenUp(t *testing.T) {
+	peer := rig.NewPeer(t, rig.PeerOptions{HeadersNow: true})
+	c := newPropClient(t, peer.Addr(), propStep(time.Second), propConnections(2))
+	c.sendFlush(t, rig.Ack(1, 2, 3))
+	peer.WaitMessages(t, 1)
+	c.waitEdges(t, 0, 1)
+	peer.EndStreams(errPropBroken)
+	c.waitEdges(t, 1, 1)
+	c.sendFlush(t, rig.Heartbeat(1, 2, 3)) // by the control connection
+	peer.WaitMessages(t, 2)
+	c.waitEdges(t, 1, 2)
+	peer.EndStreams(errPropBroken) // within the step: it is to be told of later
+	rig.Eventually(t, rig.WaitTimeout, func() bool { return c.connected() == 0 }, "all streams ended")
+	for region := uint64(2); c.connectionsUsed() < 3; region++ {
+		c.mustSend(t, rig.Ack(region, 2, 3))
+	}
+	rig.Eventually(t, rig.WaitTimeout, func() bool { return c.connected() > 0 }, "the other data connection")
+	t.Cleanup(c.resolver.Block(2)) // the others stay away
+	c.waitEdges(t, 2, 3)
+}
+
 func (c *propClient) connectionsUsed() int {
 	status, _ := c.Store(2)
 	return len(status.Connections)
