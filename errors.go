@@ -12,15 +12,16 @@ var (
 	// or had none lately and has not become short enough since; see
 	// ClientOptions.QueueBytes.
 	ErrFull = errors.New("queue is full")
-	// ErrDisconnected means that the store is a tombstone, or that the Client or the
-	// Sender is closed; SendError.Detail says which.
+	// ErrDisconnected means that the store is a tombstone, or was removed in that
+	// moment, or that the Client or the Sender is closed; SendError.Detail says which.
 	ErrDisconnected = errors.New("disconnected")
 	// ErrPaused means that the store is not in the allowlist; see Client.SetAllowlist.
 	ErrPaused = errors.New("store is paused")
 	// ErrFiltered means that the Filter of ClientOptions took the message. A
 	// Receiver's error that wraps it means that a filter took what was received.
 	ErrFiltered = errors.New("filtered")
-	// ErrTooLarge means that the message exceeds ClientOptions.MaxMessageSize.
+	// ErrTooLarge means that the message exceeds ClientOptions.MaxMessageSize, or
+	// MaxSnapshotMessageSize if it is for the SnapshotSender.
 	ErrTooLarge = errors.New("message is too large")
 	// ErrInvalid means that the message can't be sent by anyone: it has no
 	// to_peer, its store is 0 or the sender's own, it carries nothing, or its Raft

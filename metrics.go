@@ -24,7 +24,7 @@ func newClientMetrics() *clientMetrics {
 	return &clientMetrics{
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "raftmux_server_report_failure_msg_total",
-			Help: "Messages refused or dropped, and streams broken, by reason and store. " +
+			Help: "Messages refused or dropped, snapshots that failed, and streams broken, by reason and store. " +
 				"Refusals for a full queue count once per flush and connection. Compare with raftmux_messages_total.",
 		}, []string{"type", "store_id"}),
 		resolves: prometheus.NewCounterVec(prometheus.CounterOpts{

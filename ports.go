@@ -53,8 +53,10 @@ type Router interface {
 
 // Resolver finds the address of a store. It is called on goroutines of the
 // Client's own, at most one at a time per store. It may take its time, but must
-// return when ctx ends, which is after ClientOptions.ConnectTimeout or when the
-// Client closes: what is queued for the store waits for it, and so does Client.Close.
+// return when ctx ends, which is after ClientOptions.ConnectTimeout, when the
+// Client closes, or when the store is removed: what is queued for the store waits for
+// it, and so does Client.Close. A store that was removed and comes back is looked up
+// at once, whether or not the call from before has returned.
 type Resolver interface {
 	// Resolve returns the address of a store as host:port, or an error that
 	// wraps ErrTombstone or ErrStoreNotFound, or any other. If stale is not
