@@ -139,6 +139,16 @@ func (s *Store) markStale(address string) {
 	s.lookups.stale = address
 }
 
+// confirm notes that the store itself answered at an address, where another may have
+// been before: names stay, and what they stand for moves.
+func (s *Store) confirm(address string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lookups.stale == address {
+		s.lookups.stale = ""
+	}
+}
+
 // found notes an address.
 func (s *Store) found(address string) {
 	s.mu.Lock()

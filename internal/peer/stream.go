@@ -133,6 +133,9 @@ func (g *generation) wait(s *Store) {
 			g.cancel()
 			return
 		}
+		if storeID != 0 {
+			s.confirm(g.address)
+		}
 		s.cameUp(g)
 	})
 	g.result = err
