@@ -74,3 +74,41 @@ func TestC10RemovedStoreIsNotUp(t *testing.T) {
 		t.Errorf("the host was told %d times that the store is up", ups)
 	}
 }
+
+// connectFunc is a peer.Transport.
+type connectFunc func(ctx context.Context) error
+
+func (f connectFunc) Connect(ctx context.Context, _ string) (peer.Link, error) { return nil, f(ctx) }
+
+// C10: that a store can't be reached is told, too, if it shows when time is up for Close;
+// what fails only because of that is no news.
+func TestC10UnreachedWhenTimeIsUp(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		err   error
+		downs int
+	}{
+		"refused":   {errors.New("refused"), 1},
+		"cancelled": {context.Canceled, 0},
+	} {
+		connecting := make(chan struct{})
+		h := newSending(t, func(o *raftmux.ClientOptions) {
+			o.Transport = connectFunc(func(ctx context.Context) error {
+				close(connecting)
+				<-ctx.Done()
+				return test.err
+			})
+		})
+		h.resolver.Set(there, "somewhere")
+		sendAll(t, h.sender(t), rig.Ack(1, there, 2))
+		<-connecting
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := h.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		if downs := h.router.Events().StoreUnreachable(there); downs != test.downs {
+			t.Errorf("%s: told %d times, want %d", name, downs, test.downs)
+		}
+	}
+}
