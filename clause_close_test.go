@@ -193,3 +193,24 @@ func TestC24CloseLeavesTheLookUp(t *testing.T) {
 	defer cancel()
 	propWithin(t, "Close", func() { _ = c.Close(ctx) })
 }
+
+// C24: gRPC waits for seconds to say good-bye to a peer that reads nothing. Close doesn't.
+func TestC24CloseSaysNoGoodBye(t *testing.T) {
+	t.Parallel()
+	server := newReceiving(t, raftmux.ServerOptions{Handler: new(inbox)}) // its window is larger than what sockets take
+	proxy := rig.NewProxy(t, server.addr)
+	c := newPropClient(t, proxy.Addr())
+	c.sendFlush(t, rig.Ack(1, 2, 3))
+	c.waitEdges(t, 0, 1)
+	proxy.SetMode(rig.Stall)
+	for range 100 {
+		c.sendFlush(t, rig.Append(1, 2, 3, 1, 64<<10))
+	}
+	rig.Eventually(t, rig.WaitTimeout, func() bool { return held(c) > 0 && c.ledger().Queued > 0 }, "gRPC has what it can't write")
+	time.Sleep(200 * time.Millisecond) // until the sockets have taken what they do
+	begun := time.Now()
+	_ = c.close(0)
+	if took := time.Since(begun); took > 2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
