@@ -66,7 +66,8 @@ type ClientOptions struct {
 	// QueueBytes bounds the bytes that wait for one store, or that gRPC has not
 	// let go of. A connection may use an even part of them, or MaxMessageSize if that
 	// is more and the other connections leave it. However small the bound, there is
-	// room for one message of that size, and for 256 KiB on each further connection.
+	// room for one message of that size, and for 256 KiB on each further connection,
+	// or for one message if that is less.
 	// Heartbeats and votes count only beyond their own 4 MiB. Default 64 MiB.
 	//
 	// That much is for bursts. Where more comes than leaves, a long queue would only

@@ -342,3 +342,19 @@ func TestC13NotFoundIsRetried(t *testing.T) {
 		return peer.Count() > 0
 	}, "a store that was found")
 }
+
+// A look-up that ends because its store was removed has not failed.
+func TestRemovedStoresLookUpIsQuiet(t *testing.T) {
+	t.Parallel()
+	log := newLogCounter()
+	h := newSending(t, func(o *raftmux.ClientOptions) { o.Logger = slog.New(log) })
+	t.Cleanup(h.resolver.Block(there))
+	mustSend(t, h.sender(t), rig.Ack(1, there, 2))
+	rig.Eventually(t, rig.WaitTimeout, func() bool { now, _ := h.resolver.InFlight(there); return now == 1 }, "the look-up")
+	h.RemoveStore(there)
+	rig.Eventually(t, rig.WaitTimeout, func() bool { now, _ := h.resolver.InFlight(there); return now == 0 }, "its end")
+	h.close(t)
+	if n := log.count("resolve store address failed"); n != 0 {
+		t.Errorf("logged %d times", n)
+	}
+}

@@ -125,6 +125,7 @@ func (s *Store) ask(stale string) (string, error) {
 	case o.IsNotFound(err):
 		o.Metrics.Resolved("not_found")
 		s.warn("store is not found", err, "")
+	case s.ctx.Err() != nil: // nobody needs the answer any more
 	default:
 		o.Metrics.Resolved("failed")
 		s.warn("resolve store address failed", err, "")
