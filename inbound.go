@@ -244,7 +244,11 @@ func (in *inbound) decode(batch *wire.Incoming) (decoded int, err error) {
 	if in.bare {
 		return in.decodeOne(frames.Whole(), frames.Given())
 	}
+	messages := 0
 	for body, ok := frames.Next(); ok; body, ok = frames.Next() {
+		if messages++; messages > maxBatchMessages {
+			return 0, status.Errorf(codes.InvalidArgument, "raftmux: a batch of more than %d messages", maxBatchMessages)
+		}
 		n, err := in.decodeOne(body, frames.Given())
 		if err != nil {
 			return 0, err

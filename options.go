@@ -82,7 +82,8 @@ type ClientOptions struct {
 	// MaxSnapshots instead. At least four times MaxMessageSize. Default 512 MiB.
 	// Of the memory of messages that have left, up to 4 MiB are kept for the next.
 	MemoryBudget int
-	// MaxBatchMessages cuts batches by count (raft-msg-max-batch-size). Default 128.
+	// MaxBatchMessages cuts batches by count (raft-msg-max-batch-size). At most
+	// 1,048,576, above which a Server ends the stream. Default 128.
 	MaxBatchMessages int
 	// MaxBatchBytes cuts batches by their exact size on the wire
 	// (max-grpc-send-msg-len). gRPC takes a batch whole, and one more while that
@@ -253,7 +254,7 @@ func (o ClientOptions) validate() error {
 		{"ConnectionsPerStore", o.ConnectionsPerStore, 1, 1024},
 		{"QueueMessages", o.QueueMessages, o.ConnectionsPerStore, 1 << 24},
 		{"QueueBytes", o.QueueBytes, 1, 1 << 40},
-		{"MaxBatchMessages", o.MaxBatchMessages, 1, 1 << 20},
+		{"MaxBatchMessages", o.MaxBatchMessages, 1, maxBatchMessages},
 		{"MaxBatchBytes", o.MaxBatchBytes, 1, maxSendSize},
 		{"MaxMessageSize", o.MaxMessageSize, 1, maxSendSize},
 		{"MemoryBudget", o.MemoryBudget, minBudgetMessages * o.MaxMessageSize, 1 << 40},

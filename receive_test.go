@@ -106,6 +106,7 @@ func TestC20BrokenFraming(t *testing.T) {
 		"cut short":   {1<<3 | 2, 100, 1, 2},
 		"wire type 7": {15<<3 | 7},
 		"field 0":     {0, 1},
+		"too many":    bytes.Repeat([]byte{1<<3 | 2, 0}, 1<<20), // one more than may be
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

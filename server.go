@@ -22,6 +22,10 @@ import (
 // message of a TiKV whose max-grpc-send-msg-len was raised from its 10 MiB.
 const maxReceiveSize = 128 << 20
 
+// maxBatchMessages bounds the messages of a batch, of any sender's: one of two bytes takes
+// half a KiB once it is decoded, and a batch is decoded whole before any is handed over.
+const maxBatchMessages = 1 << 20
+
 // maxSendSize bounds what a Client may be asked to send at once: a message that no
 // Server takes would break the stream that others use.
 const maxSendSize = maxReceiveSize - 1<<20
