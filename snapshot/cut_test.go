@@ -103,6 +103,8 @@ const framing = 5000
 // waits until the store has noticed. It returns how much data that is, at least.
 func (s *store) cutAfter(t testing.TB, proxy *rig.Proxy, after int64, send func()) (taken int64) {
 	t.Helper()
+	// What a connection before says in the end would be taken for the transfer's bytes.
+	rig.Eventually(t, rig.WaitTimeout, func() bool { return proxy.Stats().Live == 0 }, "the proxy carries nothing")
 	before := proxy.Stats().CarriedUp
 	proxy.HoldAfter(after)
 	send()
