@@ -29,10 +29,14 @@ func (s *Store) Peers(region uint64) (*Descriptor, error) {
 // address with it, so one at which another store answers is refused, and so is
 // any but that at which the store is known to answer. The peer gets the data by a snapshot.
 func (s *Store) AddLearner(region, store uint64, address string) (peer uint64, err error) {
-	if checkStore(store, address) == nil {
-		if err := s.host.checkAddress(store, address); err != nil {
-			return 0, inRegion(region, badChange("%v", err))
-		}
+	if err := s.checkRegion(region); err != nil { // before anyone is asked
+		return 0, err
+	}
+	if err := checkStore(store, address); err != nil {
+		return 0, inRegion(region, err)
+	}
+	if err := s.host.checkAddress(store, address); err != nil {
+		return 0, inRegion(region, badChange("%v", err))
 	}
 	c := peerChange{kind: raftpb.ConfChangeAddLearnerNode}
 	c.body.StoreID, c.body.Address = store, address
