@@ -21,7 +21,8 @@ var (
 	// Receiver's error that wraps it means that a filter took what was received.
 	ErrFiltered = errors.New("filtered")
 	// ErrTooLarge means that the message exceeds ClientOptions.MaxMessageSize, or
-	// MaxSnapshotMessageSize if it is for the SnapshotSender.
+	// MaxSnapshotMessageSize if it is for the SnapshotSender, or has more than
+	// 4,000,000 entries, which no Server takes.
 	ErrTooLarge = errors.New("message is too large")
 	// ErrInvalid means that the message can't be sent by anyone: it has no
 	// to_peer, its store is 0 or the sender's own, it carries nothing, or its Raft

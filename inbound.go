@@ -52,6 +52,8 @@ type inbound struct {
 	// The rest belongs to the reading goroutine.
 	highWater bool          // the host was above its high-water mark when the batch came
 	glance    *wire.Decoder // for a look at messages above the mark; nil below
+	crowded   bool          // the batch may have more than wire.MaxBatchParts
+	parts     int           // how many the rest of the batch may have
 }
 
 // admit takes a stream in and starts to read it. A stream of a raftmux store
@@ -239,6 +241,8 @@ func (in *inbound) take(batch *wire.Incoming) error {
 }
 
 func (in *inbound) decode(batch *wire.Incoming) (decoded int, err error) {
+	in.parts = wire.MaxBatchParts
+	in.crowded = batch.Len() > wire.PartSize*wire.MaxBatchParts
 	// Above the mark nothing is given away: what is refused would cost memory.
 	frames := batch.Frames(in.keeper != nil && !in.highWater)
 	if in.bare {
@@ -261,10 +265,26 @@ func (in *inbound) decode(batch *wire.Incoming) (decoded int, err error) {
 	return decoded, nil
 }
 
+// fits says whether a message's entries are among those that a batch may have.
+func (in *inbound) fits(body []byte) bool {
+	parts := wire.CountParts(body, in.parts)
+	if parts > in.parts {
+		return false
+	}
+	in.parts -= parts
+	return true
+}
+
 // decodeOne decodes a message. One that is malformed, or that a fault filter has
 // taken, costs only itself. The body is the receiver's if it is given.
 func (in *inbound) decodeOne(body []byte, given bool) (decoded int, err error) {
 	s := in.server
+	if in.crowded && !in.fits(body) {
+		s.metrics.malformed.add(1)
+		s.options.Logger.Debug("message dropped, for the batch has too many entries",
+			"source_store_id", in.source, "bytes", len(body), "limit", wire.MaxBatchParts)
+		return 0, nil
+	}
 	if in.highWater && in.isAppend(body) {
 		s.metrics.overloaded.add(1)
 		return 0, nil

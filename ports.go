@@ -181,7 +181,8 @@ type Receiver interface {
 }
 
 // Keeper is a Receiver whose messages may lie in the memory that they came in,
-// which spares a copy of the large ones. Implementing it is optional.
+// which spares a copy of the large ones. Implementing it is optional, also for what
+// wraps a Keeper.
 type Keeper interface {
 	Receiver
 	// DecodeGiven is Decode of a message that the Receiver may keep: nobody else

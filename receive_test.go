@@ -69,6 +69,37 @@ func TestC20MalformedCostsItself(t *testing.T) {
 	}
 }
 
+// C20: entries of two bytes take sixty times as much once they are decoded. A message with
+// too many is dropped before anyone decodes it, and costs only itself.
+func TestC20TooManyEntries(t *testing.T) {
+	t.Parallel()
+	for name, high := range map[string]bool{"taken": false, "above the mark": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var box inbox
+			options := raftmux.ServerOptions{Handler: &box}
+			if high {
+				options.HighWater = func() bool { return true }
+				options.AppendRefused = func(raftmux.Envelope) {}
+			}
+			server := newReceiving(t, options)
+			stream := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rig.BatchRaft)
+			many := rig.Message(2, there, 2, eraftpb.MessageType_MsgAppend)
+			many.Message.XXX_unrecognized = bytes.Repeat([]byte{7<<3 | 2, 0}, 4<<20+1)
+			if err := stream.Send(rig.Ack(1, there, 2), many, rig.Ack(3, there, 2)); err != nil {
+				t.Fatal(err)
+			}
+			stats := server.waitStats(t, func(s raftmux.ServerStats) bool { return s.Batches == 1 })
+			if got := box.all(); len(got) != 2 || got[0].RegionId != 1 || got[1].RegionId != 3 || stats.Malformed != 1 {
+				t.Errorf("%d messages came, stats %+v", len(got), stats)
+			}
+			if err := stream.Finish(t); err != nil {
+				t.Errorf("the stream ended with %v", err)
+			}
+		})
+	}
+}
+
 // C20: what the host refuses costs only itself; other regions' messages flow.
 func TestC20RefusedCostsItself(t *testing.T) {
 	t.Parallel()

@@ -113,6 +113,17 @@ func TestC2Refusals(t *testing.T) {
 	}
 }
 
+// C2: what no Server would take is too large.
+func TestC2TooManyEntries(t *testing.T) {
+	t.Parallel()
+	message := rig.Append(1, there, 2, 1, 0)
+	message.Message.Entries = slices.Repeat(message.Message.Entries, 4_000_001)
+	err := newSending(t).sender(t).Send(message)
+	if !errors.Is(err, raftmux.ErrTooLarge) || !strings.Contains(err.Error(), "4000001 entries") {
+		t.Errorf("answered %v", err)
+	}
+}
+
 // C2: what nobody can send is invalid; nothing panics, nil neither.
 func TestC2Invalid(t *testing.T) {
 	t.Parallel()

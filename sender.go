@@ -11,6 +11,7 @@ import (
 	"github.com/raftmux/raftmux/internal/peer"
 	"github.com/raftmux/raftmux/internal/queue"
 	"github.com/raftmux/raftmux/internal/report"
+	"github.com/raftmux/raftmux/internal/wire"
 )
 
 // Sender is one worker's handle on a Client. It is not for concurrent use;
@@ -65,8 +66,12 @@ type path struct {
 // for a witness (its RaftSnapshotData says so) takes the stream, and ends in
 // SnapshotFinish at once.
 func (s *Sender) Send(message *raft_serverpb.RaftMessage) error {
-	if i := slices.Index(message.GetMessage().GetEntries(), nil); i >= 0 {
+	entries := message.GetMessage().GetEntries()
+	if i := slices.Index(entries, nil); i >= 0 {
 		return s.refuse(envelopeOf(message), ErrInvalid, fmt.Sprintf("entry %d is nil", i))
+	}
+	if n := len(entries); n > wire.MaxEntries {
+		return s.refuse(envelopeOf(message), ErrTooLarge, fmt.Sprintf("%d entries, the limit is %d", n, wire.MaxEntries))
 	}
 	s.kvraft.message = message
 	defer s.kvraft.reset()
@@ -77,6 +82,7 @@ func (s *Sender) Send(message *raft_serverpb.RaftMessage) error {
 
 // SendEncoded is Send for adapters of other Raft libraries. The encoder is not
 // used after it has returned. One that can do without copies is a PayloadEncoder.
+// What a Server wouldn't take is for the adapter to refuse: 4,000,000 entries at most.
 func (s *Sender) SendEncoded(envelope Envelope, encoder Encoder) error {
 	return s.accept(&envelope, encoder)
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/raftmux/raftmux"
+	"github.com/raftmux/raftmux/internal/wire"
 )
 
 const (
@@ -19,6 +20,9 @@ const (
 	// maxMembers bounds the ids of a snapshot's ConfState: for Raft, to restore one
 	// costs the square of their number, and 3 ms at that.
 	maxMembers = 128
+	// maxConfChange bounds the bytes of a conf change, which take fifty times as
+	// many once it is parsed.
+	maxConfChange = 1 << 20
 )
 
 // CheckError is what a message was refused for. It wraps raftmux.ErrInvalid.
@@ -75,9 +79,9 @@ func ofRegion(regionID uint64, err error) error {
 //     MsgProp, MsgReadIndex and MsgTransferLeader may come back to their origin;
 //   - a term in MsgProp and MsgReadIndex, and its absence in all others but
 //     MsgTransferLeader; terms and indexes above MaxInt64;
-//   - MsgProp and MsgReadIndex without entries, nil entries, proposed entries of
-//     an unknown type, conf changes that don't unmarshal or that name an
-//     unknown type or transition;
+//   - MsgProp and MsgReadIndex without entries, nil entries, more than 4,000,000
+//     entries, proposed entries of an unknown type, conf changes that don't unmarshal,
+//     that name an unknown type or transition, or of more than 1 MiB;
 //   - MsgApp whose entries don't follow its index and term one by one, or are
 //     newer than its term;
 //   - MsgSnap without metadata, index, term or ConfState, newer than its term, or
@@ -101,6 +105,9 @@ func Check(message *raftpb.Message) error {
 	if message.GetTerm() > maxCounter || message.GetLogTerm() > maxCounter || message.GetIndex() > maxCounter ||
 		message.GetCommit() > maxCounter || message.GetRejectHint() > maxCounter {
 		return refuse(message, "has a term or an index beyond reach")
+	}
+	if n := len(message.Entries); n > wire.MaxEntries {
+		return refuse(message, fmt.Sprintf("has %d entries, the limit is %d", n, wire.MaxEntries))
 	}
 	for _, entry := range message.Entries {
 		if entry == nil {
@@ -205,6 +212,9 @@ func checkProposal(message *raftpb.Message) (problem string) {
 		return "has no entries"
 	}
 	for _, entry := range message.Entries {
+		if entry.GetType() != raftpb.EntryNormal && len(entry.GetData()) > maxConfChange {
+			return "has a conf change of more than 1 MiB"
+		}
 		switch entry.GetType() {
 		case raftpb.EntryNormal:
 		case raftpb.EntryConfChange:

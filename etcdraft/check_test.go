@@ -65,8 +65,11 @@ func TestCheck(t *testing.T) {
 		"responses": {msg(raftpb.MsgApp, 2, 1, func(m *raftpb.Message) {
 			m.Responses = []*raftpb.Message{{}}
 		}), "responses"},
-		"a vote":         {msg(raftpb.MsgApp, 2, 1, func(m *raftpb.Message) { m.Vote = proto.Uint64(1) }), "responses"},
-		"a nil entry":    {msg(raftpb.MsgApp, 2, 1, entries(nil)), "nil entry"},
+		"a vote":      {msg(raftpb.MsgApp, 2, 1, func(m *raftpb.Message) { m.Vote = proto.Uint64(1) }), "responses"},
+		"a nil entry": {msg(raftpb.MsgApp, 2, 1, entries(nil)), "nil entry"},
+		"too many entries": {msg(raftpb.MsgApp, 2, 1, func(m *raftpb.Message) {
+			m.Entries = make([]*raftpb.Entry, 4_000_001)
+		}), "4000001 entries"},
 		"a gap":          {msg(raftpb.MsgApp, 2, 1, entries(at(1, 1), at(3, 1))), "follow each other"},
 		"a term back":    {msg(raftpb.MsgApp, 2, 1, entries(at(1, 2), at(2, 1))), "go back"},
 		"a term of 0":    {msg(raftpb.MsgApp, 2, 1, entries(at(1, 0))), "go back"},

@@ -2,6 +2,7 @@ package etcdraft
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"go.etcd.io/raft/v3/raftpb"
@@ -52,7 +53,7 @@ func (d *decoder) decode(data []byte, header *Header) (message *raftpb.Message, 
 		ToPeerID:    header.To.ID,
 	}
 	if err != nil {
-		return nil, envelope, err
+		return nil, envelope, named(header, err)
 	}
 	d.fields = fields{}
 	err = d.fields.scan(body)
@@ -73,9 +74,18 @@ func (d *decoder) decode(data []byte, header *Header) (message *raftpb.Message, 
 		err = errNoStore
 	}
 	if err != nil {
-		return nil, envelope, err
+		return nil, envelope, named(header, err)
 	}
 	return message, envelope, nil
+}
+
+// named adds to what a message is malformed by whose it is, as far as that is known.
+func named(header *Header, err error) error {
+	if errors.Is(err, raftmux.ErrInvalid) || header.RegionID == 0 {
+		return err // it names them, or nothing is known
+	}
+	return fmt.Errorf("%w, in a message of region %d to peer %d of store %d",
+		err, header.RegionID, header.To.ID, header.To.StoreID)
 }
 
 // decodeHeader parses all but the Raft message, which it returns.

@@ -17,7 +17,7 @@ type refusing struct{ err error }
 
 func (r refusing) Step(Header, *raftpb.Message) error { return r.err }
 
-// C14, C20: what comes by another way than a stream is checked like all else, and the
+// C20: what comes by another way than a stream is checked like all else, and the
 // host's refusal is the caller's to see.
 func TestDeliver(t *testing.T) {
 	message := &raft_serverpb.RaftMessage{}

@@ -47,7 +47,8 @@
 //
 // # Snapshots
 //
-// A MsgSnap doesn't ride the stream: the Client hands it to its SnapshotSender, the
+// A MsgSnap doesn't ride the stream (unless it is for a witness, and what other senders
+// do is for the Handler to see): the Client hands it to its SnapshotSender, the
 // Server takes it by its SnapshotReceiver. A host that sets neither has all of them end
 // in a failure, and a peer that is behind the end of the leader's log never catches up.
 // Package snapshot has both. Where a snapshot's data is in its message:

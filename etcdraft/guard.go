@@ -147,9 +147,14 @@ func (g *Guard) Check(node Status, message *raftpb.Message) error {
 		if len(context) < 8 {
 			break
 		}
-		// One of an older term is ignored.
 		read := binary.LittleEndian.Uint64(context)
-		if message.GetTerm() > g.readsTerm || message.GetTerm() == g.readsTerm && read > g.reads {
+		if message.GetTerm() < g.readsTerm || message.GetTerm() == g.readsTerm && read <= g.reads {
+			break
+		}
+		// Only the leader of its term heeds it. To others it may be an answer to what
+		// this peer asked before it came back.
+		status := node.BasicStatus()
+		if status.RaftState == raft.StateLeader && message.GetTerm() == status.GetTerm() {
 			return refuse(message, "confirms reads that were not asked for")
 		}
 	case raftpb.MsgTransferLeader:

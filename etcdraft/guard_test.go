@@ -136,6 +136,32 @@ func TestGuard(t *testing.T) {
 	}
 }
 
+// What a peer asked before it came back, with its disk, may be answered after: that is
+// late, and no fault.
+func TestGuardLateAnswer(t *testing.T) {
+	n := newNode(1, false).lead()
+	must(n.take(msg(raftpb.MsgAppResp, 2, 1, func(m *raftpb.Message) { m.Index = proto.Uint64(11) })))
+	n.ready()
+	n.ReadIndex([]byte("read"))
+	var answers []*raftpb.Message
+	for _, m := range n.ready() {
+		if m.GetType() == raftpb.MsgHeartbeat {
+			answers = append(answers, msg(raftpb.MsgHeartbeatResp, m.GetTo(), 1, func(answer *raftpb.Message) {
+				answer.Term, answer.Context = m.Term, m.Context
+			}))
+		}
+	}
+	n.start(false)
+	for _, answer := range answers {
+		if err := n.take(answer); err != nil {
+			t.Errorf("refused: %v", err)
+		}
+	}
+	if len(answers) != 2 || len(answers[0].GetContext()) != 8 {
+		t.Fatalf("answers are %v", answers)
+	}
+}
+
 // A node with a log and no term is not what a host should make, but it must not
 // panic.
 func TestGuardWithoutTerm(t *testing.T) {

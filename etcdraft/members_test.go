@@ -21,7 +21,7 @@ func restorable(state *raftpb.ConfState) bool {
 	return proto.CloneOf(state).Equivalent(progress.ConfState()) == nil
 }
 
-// C14: a snapshot's members are refused exactly if Raft would not take them.
+// C20: a snapshot's members are refused exactly if Raft would not take them.
 func TestMembersAsRaftSeesThem(t *testing.T) {
 	taken := 0
 	rapid.Check(t, func(t *rapid.T) {

@@ -20,12 +20,17 @@ type Handler interface {
 	// The message is the host's to keep and has passed Check. Its To is
 	// header.To.ID: the host must know that peer as its own before it steps the
 	// message, for a node that is told of itself as of another one panics.
+	//
+	// raftmux sends no MsgSnap by a stream, but for witnesses; others may. It has no
+	// data beside it, so a host whose snapshots are not in their messages must refuse
+	// it here, and give Deliver a Handler of its own.
 	Step(header Header, message *raftpb.Message) error
 }
 
 // NewReceiver returns what raftmux.ServerOptions.NewReceiver takes: receivers,
-// one for each stream, that hand their messages to handler. Without a handler it is
-// nil, which raftmux.NewServer refuses.
+// one for each stream, that hand their messages to handler. They are Keepers, and
+// what wraps one should be, too: without DecodeGiven large messages are copied once
+// more. Without a handler it is nil, which raftmux.NewServer refuses.
 func NewReceiver(handler Handler) func() raftmux.Receiver {
 	if handler == nil {
 		return nil

@@ -138,12 +138,15 @@ func (s *Sender) SendAll(group Group, node Node, messages []*raftpb.Message) (ac
 }
 
 func (s *Sender) sendKnown(header Header, message *raftpb.Message) error {
-	if header.To.StoreID == 0 && message != nil {
-		err := refuse(message, "is to a peer whose store isn't known")
-		s.sender.CountRefused(header.To.StoreID, err)
-		return ofRegion(header.RegionID, err)
+	if header.To.StoreID != 0 {
+		return s.Send(header, message)
 	}
-	return s.Send(header, message)
+	err := checkWithin(&header, message)
+	if err == nil {
+		err = ofRegion(header.RegionID, refuse(message, "is to a peer whose store isn't known"))
+	}
+	s.sender.CountRefused(header.To.StoreID, err)
+	return err
 }
 
 // Flush lets go what was accepted since the last call, and wakes each connection

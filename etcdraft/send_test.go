@@ -156,6 +156,14 @@ func TestSendAll(t *testing.T) {
 	if m.GetFrom() != 5 {
 		t.Errorf("what is passed on is from %d", m.GetFrom())
 	}
+	for problem, message := range map[string]*raftpb.Message{
+		"region 7: MsgStorageAppend from peer 1 to peer 18446744073709551615: is of a type that must stay local": msg(raftpb.MsgStorageAppend, 1, raft.LocalAppendThread, nil),
+		"region 7: MsgHeartbeat from peer 1 to peer 9: is to a peer whose store isn't known":                     heartbeat(9),
+	} {
+		if _, err := sender.SendAll(group, node, []*raftpb.Message{message}); err == nil || !strings.Contains(err.Error(), problem) {
+			t.Errorf("error is %v, not %s", err, problem)
+		}
+	}
 	// The next call reports again.
 	*node = nil
 	if accepted, err = sender.SendAll(group, node, []*raftpb.Message{heartbeat(3)}); accepted != 0 || err == nil {

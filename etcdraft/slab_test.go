@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -210,5 +211,13 @@ func TestReceiveAllocatesInProportion(t *testing.T) {
 		if n := testing.AllocsPerRun(100, func() { _, _, _, _ = decodeBy(decoder, data) }); n > 0 {
 			t.Errorf("%s: %v allocations", name, n)
 		}
+	}
+	change := bytes.Repeat([]byte{2<<3 | 2, 0}, maxConfChange) // parsed, it is fifty times as large
+	_, _, _, err := decodeBy(decoder, encode(Header{RegionID: 7, From: Peer{1, 11}, To: Peer{2, 12}},
+		msg(raftpb.MsgProp, 1, 2, func(m *raftpb.Message) {
+			m.Term, m.Entries = nil, []*raftpb.Entry{{Type: raftpb.EntryConfChangeV2.Enum(), Data: change}}
+		})))
+	if err == nil || !strings.Contains(err.Error(), "more than 1 MiB") {
+		t.Errorf("a conf change of %d bytes: %v", len(change), err)
 	}
 }

@@ -194,6 +194,21 @@ func TestReceiveMalformedFields(t *testing.T) {
 	}
 }
 
+// Who is told of a malformed message is told whose it is.
+func TestReceiveErrorsNameTheRegion(t *testing.T) {
+	outer := []byte{tagRegionID, 7, tagToPeer, 4, tagFirst, 2, tagSecond, 12}
+	for problem, data := range map[string][]byte{
+		"no Raft message inside, in a message of region 7 to peer 2 of store 12": outer,
+		"malformed message, in a message of region 7 to peer 2 of store 12":      append(bytes.Clone(outer), tagMessage, 2, tagIndex, 0x80),
+		"to_peer is on store 0, in a message of region 7 to peer 2 of store 0": encode(
+			Header{RegionID: 7, From: Peer{1, 11}, To: Peer{ID: 2}}, msg(raftpb.MsgHeartbeat, 1, 2, nil)),
+	} {
+		if _, _, _, err := decodeBy(new(decoder), data); err == nil || err.Error() != "etcdraft: "+problem {
+			t.Errorf("error is %v, not %s", err, problem)
+		}
+	}
+}
+
 // A known field of another type than its own is refused; kvproto does the same.
 func TestReceiveWrongTypes(t *testing.T) {
 	values := map[protowire.Type][]byte{

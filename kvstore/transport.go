@@ -48,22 +48,39 @@ func bare(group etcdraft.Group, to etcdraft.Peer) *raft_serverpb.RaftMessage {
 // hostReceiver gives what comes on a stream to the host: Raft's messages as
 // etcdraft decodes them, and the two that are none.
 type hostReceiver struct {
-	raftmux.Receiver // of Raft's messages
-	host             *Host
-	bare             []*raft_serverpb.RaftMessage
+	raft raftmux.Keeper // of Raft's messages
+	host *Host
+	bare []*raft_serverpb.RaftMessage
 }
+
+var _ raftmux.Keeper = (*hostReceiver)(nil)
 
 func newReceiver(host *Host) func() raftmux.Receiver {
 	raft := etcdraft.NewReceiver(host)
-	return func() raftmux.Receiver { return &hostReceiver{Receiver: raft(), host: host} }
+	return func() raftmux.Receiver { return &hostReceiver{raft: raft().(raftmux.Keeper), host: host} }
 }
 
 // Decode implements raftmux.Receiver.
 func (r *hostReceiver) Decode(data []byte) (raftmux.Envelope, error) {
-	envelope, err := r.Receiver.Decode(data)
-	if err == nil {
-		return envelope, nil
+	envelope, err := r.raft.Decode(data)
+	if err != nil {
+		return r.decodeBare(data, envelope, err)
 	}
+	return envelope, nil
+}
+
+// DecodeGiven implements raftmux.Keeper.
+func (r *hostReceiver) DecodeGiven(data []byte) (raftmux.Envelope, error) {
+	envelope, err := r.raft.DecodeGiven(data)
+	if err != nil {
+		return r.decodeBare(data, envelope, err)
+	}
+	return envelope, nil
+}
+
+// decodeBare takes a message without a Raft message, if it is that. The envelope and
+// the error are what it is otherwise.
+func (r *hostReceiver) decodeBare(data []byte, envelope raftmux.Envelope, err error) (raftmux.Envelope, error) {
 	message := &raft_serverpb.RaftMessage{}
 	if message.Unmarshal(data) != nil || !message.GetIsTombstone() && message.GetExtraMsg() == nil ||
 		message.GetToPeer().GetStoreId() == 0 { // for nobody, and not for another store
@@ -75,7 +92,7 @@ func (r *hostReceiver) Decode(data []byte) (raftmux.Envelope, error) {
 
 // Deliver implements raftmux.Receiver.
 func (r *hostReceiver) Deliver() (refused int) {
-	refused = r.Receiver.Deliver()
+	refused = r.raft.Deliver()
 	for _, message := range r.bare {
 		if !r.host.takeBare(message) {
 			refused++
@@ -87,7 +104,7 @@ func (r *hostReceiver) Deliver() (refused int) {
 
 // Discard implements raftmux.Receiver.
 func (r *hostReceiver) Discard() {
-	r.Receiver.Discard()
+	r.raft.Discard()
 	r.bare = nil
 }
 

@@ -70,6 +70,9 @@ func (in *incoming) run() error {
 	if err != nil {
 		return err
 	}
+	if wire.CountParts(chunk.Message, wire.MaxBatchParts) > wire.MaxBatchParts { // or it takes sixty times as much memory
+		return fmt.Errorf("%w: the first chunk's message has too many entries", ErrInvalid)
+	}
 	message := new(raft_serverpb.RaftMessage)
 	if err := message.Unmarshal(chunk.Message); err != nil {
 		return fmt.Errorf("%w: the first chunk's message: %w", ErrInvalid, err)

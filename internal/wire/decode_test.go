@@ -39,6 +39,7 @@ func (ds decoders) check(t failer, body []byte) {
 	t.Helper()
 	want := new(raft_serverpb.RaftMessage)
 	wantErr := want.Unmarshal(bytes.Clone(body))
+	checkParts(t, body, want)
 	for name, d := range ds {
 		// Behind the body lies what nobody may read or write.
 		memory := append(bytes.Clone(body), "behind"...)
