@@ -63,10 +63,11 @@ func New(options Options) *Transport { return &Transport{options: options} }
 // link is one TCP connection to a store and the ClientConn that uses it.
 type link struct {
 	client  *grpc.ClientConn
-	storeID uint64 // the own store
+	storeID uint64        // the own store
+	timeout time.Duration // of connecting, and of opening a stream
 
 	mu     sync.Mutex
-	conns  []net.Conn // as gRPC dialled them; one, as a rule
+	conn   net.Conn // as gRPC dialled it; nil until then
 	closed bool
 }
 
@@ -94,7 +95,7 @@ func (t *Transport) connect(ctx context.Context, address string) (*link, error) 
 	ctx, cancel := context.WithTimeoutCause(ctx, t.options.ConnectTimeout,
 		fmt.Errorf("no connection within %v", t.options.ConnectTimeout))
 	defer cancel()
-	l := &link{storeID: t.options.StoreID}
+	l := &link{storeID: t.options.StoreID, timeout: t.options.ConnectTimeout}
 	options := append(t.dialOptions(), grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 		return l.dial(ctx, t.options.Dialer, address) // as it is, and not as gRPC has read it
 	}))
@@ -113,11 +114,18 @@ func (t *Transport) connect(ctx context.Context, address string) (*link, error) 
 	return l, nil
 }
 
+// errLost ends a link whose connection is gone.
+var errLost = errors.New("the connection was lost")
+
 // dial returns the connection as it is: gRPC sets TCP_USER_TIMEOUT only on a
-// plain *net.TCPConn.
+// plain *net.TCPConn. There is one: gRPC, which for a stream that its peer didn't begin
+// with would dial again, at once and as often as it takes, is refused another.
 func (l *link) dial(
 	ctx context.Context, dialer func(context.Context, string) (net.Conn, error), address string,
 ) (net.Conn, error) {
+	if l.dialled() {
+		return nil, errLost
+	}
 	conn, err := dialer(ctx, address)
 	if err != nil {
 		return nil, err
@@ -128,14 +136,14 @@ func (l *link) dial(
 		_ = conn.Close()
 		return nil, net.ErrClosed
 	}
-	l.conns = append(l.conns, conn)
+	l.conn = conn
 	return conn, nil
 }
 
 func (l *link) dialled() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.conns) > 0
+	return l.conn != nil
 }
 
 // Close implements peer.Link. The socket goes first: while a peer reads nothing,
@@ -143,9 +151,9 @@ func (l *link) dialled() bool {
 func (l *link) Close() {
 	l.mu.Lock()
 	l.closed = true
-	conns := l.conns
+	conn := l.conn
 	l.mu.Unlock()
-	for _, conn := range conns {
+	if conn != nil {
 		_ = conn.Close()
 	}
 	_ = l.client.Close()

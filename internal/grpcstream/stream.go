@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 	"google.golang.org/grpc"
@@ -20,7 +21,8 @@ import (
 	"github.com/raftmux/raftmux/internal/wire"
 )
 
-// Open implements peer.Link.
+// Open implements peer.Link. It waits for as long as connecting may take at most: a peer
+// may allow no stream for now.
 func (l *link) Open(ctx context.Context, kind peer.Kind, id wire.StreamID) (peer.Stream, error) {
 	method := wire.BatchRaftMethod
 	if kind == peer.Raft {
@@ -36,12 +38,17 @@ func (l *link) Open(ctx context.Context, kind peer.Kind, id wire.StreamID) (peer
 		md.Delete(wire.SourceStoreKey)
 	}
 	ctx, cancel := context.WithCancel(metadata.NewOutgoingContext(ctx, md))
+	late := time.AfterFunc(l.timeout, cancel)
 	inner, err := l.client.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, method,
 		grpc.ForceCodecV2(wire.Codec{}),
 		// Without this gRPC keeps what was sent, to replay it on a transport of
 		// its own choice.
 		grpc.MaxRetryRPCBufferSize(0),
 	)
+	if !late.Stop() {
+		cancel()
+		return nil, fmt.Errorf("no stream within %v", l.timeout)
+	}
 	if err != nil {
 		cancel()
 		return nil, explain(err)
