@@ -45,7 +45,9 @@
 //
 // A message meets the rules in the order in which they were added, until one
 // takes it away. A rule hits a message if all that it says is true of it. Delays
-// add up, and so do duplicates.
+// add up, and so do duplicates. On send delay, reorder and duplicate come first,
+// whatever the order; drop, partition and isolate meet a message when it leaves, which
+// for one that waits is when its time has come.
 //
 // # Where they act
 //
@@ -63,7 +65,8 @@
 //
 // Snapshot messages never wait and are never repeated on send: each ends in
 // exactly one status, and that is the SnapshotSender's business. On receive no rule
-// sees them: they come by another way than other messages, with their data.
+// sees them, for they come by another way than other messages, with their data; but
+// those for witnesses, which have none, come by the stream and are like all others.
 //
 // Messages that wait are bounded, see Options; those above the bound pass at once
 // and are counted. A message that was delayed or repeated breaks what raftmux
@@ -74,5 +77,6 @@
 // What becomes of the n-th message that a rule matches depends on Options.Seed,
 // on the place of the rule among all that were ever added, and on n, and on
 // nothing else. So a test that sends in one goroutine can be repeated exactly;
-// with several, the shares can.
+// with several, the shares can, and also where messages that waited meet drop on
+// send, for they come in an order of their own.
 package faults

@@ -18,19 +18,29 @@ import (
 // host took it in the end is in Stats. It is handed over by one more of next's
 // receivers, on the Rules' goroutine, as if by one more stream. Until Close has
 // returned it may come even after the Server's Close, or from a stream that has ended.
+// Its ServerOptions.HighWater isn't asked again.
 //
-// Messages that are malformed pass, for next to refuse. While there are no rules,
-// the price is one atomic load per message. If next is nil, so is what it returns,
-// which raftmux.NewServer refuses.
+// Messages that are malformed pass, for next to refuse. One that doesn't name its sender
+// is from no store, which no partition concerns. While there are no rules, the price
+// is one atomic load per message, and of raftmux.HandlerReceiver's an Envelope. If next
+// is nil, so is what it returns, which raftmux.NewServer refuses.
 func (r *Rules) Receiver(next func() raftmux.Receiver) func() raftmux.Receiver {
 	if next == nil {
 		return nil
 	}
 	late := &lateReceiver{stats: &r.stats, inner: sync.OnceValue(next)}
 	return func() raftmux.Receiver {
-		return &receiver{rules: r, late: late, inner: next()}
+		inner := next()
+		r := &receiver{rules: r, late: late, inner: inner}
+		if keeper, ok := inner.(raftmux.Keeper); ok {
+			return keeping{r, keeper}
+		}
+		return r
 	}
 }
+
+// maxHeld bounds the list that a receiver keeps between batches.
+const maxHeld = 1024
 
 // receiver is one stream's.
 type receiver struct {
@@ -43,16 +53,35 @@ type receiver struct {
 	copied int           // copies of the batch that inner has besides
 }
 
+// keeping is a receiver whose inner one is a Keeper.
+type keeping struct {
+	*receiver
+	keeper raftmux.Keeper
+}
+
+// DecodeGiven implements raftmux.Keeper.
+func (k keeping) DecodeGiven(message []byte) (raftmux.Envelope, error) {
+	return k.decode(message, k.keeper.DecodeGiven)
+}
+
 // Decode implements raftmux.Receiver.
 func (r *receiver) Decode(message []byte) (raftmux.Envelope, error) {
+	return r.decode(message, r.inner.Decode)
+}
+
+// decode lets a message meet the rules. One that comes at once, and once, is decoded
+// by inner.
+func (r *receiver) decode(
+	message []byte, inner func([]byte) (raftmux.Envelope, error),
+) (raftmux.Envelope, error) {
 	rules := r.rules.load()
 	if rules == nil {
 		r.reader = nil // and its memory
-		return r.pass(message, 0)
+		return r.pass(message, inner)
 	}
 	envelope, ok := r.read(message)
 	if !ok {
-		return r.pass(message, 0)
+		return r.pass(message, inner)
 	}
 	fate := r.rules.decide(rules, OnReceive, &envelope, Action.all)
 	if fate.cut != nil {
@@ -60,7 +89,10 @@ func (r *receiver) Decode(message []byte) (raftmux.Envelope, error) {
 		return envelope, fate.cut.refused
 	}
 	if fate.delay == 0 || !r.rules.waiting.reserve(len(message)) {
-		return r.pass(message, fate.copies)
+		if fate.copies > 0 {
+			return r.passCopies(message, fate.copies)
+		}
+		return r.pass(message, inner)
 	}
 	r.held = append(r.held, held{
 		due:      time.Now().Add(fate.delay),
@@ -72,13 +104,23 @@ func (r *receiver) Decode(message []byte) (raftmux.Envelope, error) {
 	return envelope, nil
 }
 
-// pass hands a message to the inner receiver, and copies behind it.
-func (r *receiver) pass(message []byte, copies int) (raftmux.Envelope, error) {
-	envelope, err := r.inner.Decode(message)
+// pass hands a message to the inner receiver.
+func (r *receiver) pass(
+	message []byte, inner func([]byte) (raftmux.Envelope, error),
+) (raftmux.Envelope, error) {
+	envelope, err := inner(message)
+	if err == nil {
+		r.passed++
+	}
+	return envelope, err
+}
+
+// passCopies hands over a message, and copies behind it. None of them may keep it.
+func (r *receiver) passCopies(message []byte, copies int) (raftmux.Envelope, error) {
+	envelope, err := r.pass(message, r.inner.Decode)
 	if err != nil {
 		return envelope, err
 	}
-	r.passed++
 	for range copies {
 		if _, err := r.inner.Decode(message); err == nil {
 			r.copied++
@@ -125,6 +167,9 @@ func (r *receiver) Discard() {
 }
 
 func (r *receiver) forget() {
+	if cap(r.held) > maxHeld {
+		r.held = nil
+	}
 	clear(r.held)
 	r.held = r.held[:0]
 	r.passed, r.copied = 0, 0

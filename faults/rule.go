@@ -88,7 +88,8 @@ const DefaultReorder = 10 * time.Millisecond
 type Rule struct {
 	// Action is mandatory.
 	Action Action
-	// Percent is the share of matching messages that are hit. 0 means all.
+	// Percent is the share of matching messages that are hit. 0 means all, so a share
+	// that is computed and may be none is for no rule.
 	Percent float64
 	// Time is Delay's time, mandatory there, and the most of Reorder's, where 0
 	// means DefaultReorder. Other actions have none.

@@ -122,7 +122,7 @@ func (r *Rules) List() []Active {
 	for _, a := range r.living() {
 		one := Active{Rule: a.clone(), Matched: a.matched.Load(), Hit: a.hit.Load()}
 		if !a.end.IsZero() {
-			one.Left = time.Until(a.end)
+			one.Left = max(time.Until(a.end), 1)
 		}
 		list = append(list, one)
 	}
@@ -288,7 +288,7 @@ const (
 // chance returns a number from 0 to below 1 that depends on its arguments alone.
 // So deciding takes no lock and no state.
 func chance(seed, rule, message, question uint64) float64 {
-	x := seed
+	x := mix(seed) // or seed 1 had for rule 2 what seed 2 has for rule 1
 	for _, part := range [...]uint64{rule, message, question} {
 		x = mix(x ^ part)
 	}

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -174,6 +175,15 @@ func TestShareAndSeed(t *testing.T) {
 	for name, texts := range map[uint64][]string{2: {"drop 10%"}, 1: {"drop to=9", "drop 10%"}} {
 		if other, _ := draw(name, texts...); same(first, other) > n*9/10 {
 			t.Errorf("seed %d, %q: the messages of seed 1", name, texts)
+		}
+	}
+	for _, pair := range [][2]uint64{{1, 2}, {1, 3}, {4, 7}} { // of a seed and a rule's number, and the other way round
+		hits := func(seed, rule uint64) []bool {
+			hits, _ := draw(seed, append(slices.Repeat([]string{"drop to=9"}, int(rule-1)), "drop 10%")...)
+			return hits
+		}
+		if same(hits(pair[0], pair[1]), hits(pair[1], pair[0])) > n*9/10 {
+			t.Errorf("seed and rule %v: the same messages either way", pair)
 		}
 	}
 	if _, total := draw(0, "drop 50%", "drop 50%"); total < n*7/10 || total > n*8/10 {

@@ -28,7 +28,8 @@ type Sender struct {
 }
 
 // NewSender returns a Sender for one worker, in place of client.NewSender. Close
-// it when the worker ends, and the Rules before the Client.
+// it when the worker ends, and the Rules before the Client. The router is the
+// Client's; without one nobody is told of what waited and was lost.
 func (r *Rules) NewSender(client *raftmux.Client, router raftmux.Router) *Sender {
 	return &Sender{
 		rules: r,
@@ -38,7 +39,7 @@ func (r *Rules) NewSender(client *raftmux.Client, router raftmux.Router) *Sender
 			client:      client,
 			sender:      client.NewSharedSender(),
 			router:      router,
-			unreachable: make(map[target]struct{}),
+			unreachable: make(map[target]time.Time),
 		},
 	}
 }
@@ -169,9 +170,9 @@ type lateSender struct {
 	rules  *Rules
 	client *raftmux.Client
 	sender *raftmux.SharedSender
-	router raftmux.Router
-	// unreachable peers were not reported yet.
-	unreachable map[target]struct{}
+	router raftmux.Router // may be nil
+	// unreachable peers were not reported yet, and are to be then at the earliest.
+	unreachable map[target]time.Time
 	again       time.Time // when flush is called for them
 }
 
@@ -193,17 +194,26 @@ func (l *lateSender) take(h held) {
 }
 
 func (l *lateSender) lose(h held) {
-	l.unreachable[target{h.envelope.RegionID, h.envelope.ToPeerID}] = struct{}{}
+	peer := target{h.envelope.RegionID, h.envelope.ToPeerID}
+	if _, known := l.unreachable[peer]; !known && l.router != nil {
+		l.unreachable[peer] = time.Time{}
+	}
 }
 
 func (l *lateSender) flush(last bool) {
 	l.sender.Flush()
-	for peer := range l.unreachable {
+	now := time.Now()
+	for peer, due := range l.unreachable {
+		if now.Before(due) && !last {
+			continue
+		}
 		if l.router.ReportUnreachable(peer.regionID, peer.peerID) || last {
 			delete(l.unreachable, peer)
+		} else {
+			l.unreachable[peer] = now.Add(reportPause)
 		}
 	}
-	if now := time.Now(); len(l.unreachable) > 0 && !now.Before(l.again) {
+	if len(l.unreachable) > 0 && !now.Before(l.again) {
 		l.again = now.Add(reportPause)
 		l.rules.waiting.later(l, l.again)
 	}

@@ -24,6 +24,7 @@ const (
 	heartbeatTick  = 2
 	firstCampaigns = 20 // ticks
 	backoffStep    = 100 * time.Millisecond
+	connections    = 2 // for data, to each store
 	queueMessages  = 2048
 	queueBytes     = 8 << 20
 )
@@ -203,7 +204,7 @@ func (s *store) connect() {
 		StoreID:             s.id,
 		Resolver:            s.resolver,
 		Router:              s,
-		ConnectionsPerStore: 2,
+		ConnectionsPerStore: connections,
 		QueueMessages:       queueMessages,
 		QueueBytes:          queueBytes,
 		MaxMessageSize:      1 << 20,

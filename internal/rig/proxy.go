@@ -199,13 +199,19 @@ func (p *Proxy) accept() {
 	}
 }
 
-// DeadAddress returns an address of this machine on which nobody listens.
+// DeadAddress returns an address of this machine on which nobody listens while the
+// test runs: the near end of a connection.
 func DeadAddress(t testing.TB) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatalf("rig: %v", err)
 	}
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().String()
+	t.Cleanup(func() { _ = listener.Close() })
+	conn, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatalf("rig: %v", err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn.LocalAddr().String()
 }
