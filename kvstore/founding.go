@@ -266,8 +266,15 @@ func (h *Host) checkAddress(store uint64, address string) error {
 	}
 	// A store that joins may not know its cluster yet, so it is asked as by one like it.
 	q := question{Store: h.options.StoreID, Regions: h.options.Regions}
-	if r, err := h.ask(context.Background(), address, q, true); err == nil && r.Store != store {
-		return fmt.Errorf("at %s is store %d, not store %d", address, r.Store, store)
+	if r, err := h.ask(context.Background(), address, q, true); err == nil {
+		if r.Store != store {
+			return fmt.Errorf("at %s is store %d, not store %d", address, r.Store, store)
+		}
+		if r.Cluster != "" {
+			if err := h.affiliation.check(r.Store, r.Cluster); err != nil {
+				return err
+			}
+		}
 	}
 	if known == "" || known == address {
 		return nil

@@ -98,6 +98,7 @@ func TestOrderToReplaceByForce(t *testing.T) {
 func TestOrderToReplaceWhoAnswers(t *testing.T) {
 	c := newCluster(t, 3, Options{Regions: 1})
 	mustSet(t, c.stores[1], "key", "value")
+	c.waitConverged() // so the leader has heard of store 3
 	c.lose(3)
 	c.fs[3] = vfs.NewCrashableMem()
 	c.start(3)
@@ -120,4 +121,30 @@ func TestOrderToReplaceWhoAnswers(t *testing.T) {
 	c.stop(3)
 	delete(c.fs, 3)
 	c.checkEqual()
+}
+
+// A store that was started without being told of the others is of a cluster of its own,
+// and can't take part in this one: nothing is ordered for its sake.
+func TestNothingIsOrderedForAStranger(t *testing.T) {
+	c := newCluster(t, 3, Options{Regions: 1})
+	mustSet(t, c.stores[1], "key", "value")
+	raft, clients := listenLocal(t, "127.0.0.1:0"), listenLocal(t, "127.0.0.1:0")
+	c.peers[4], c.clients[4] = raft.Addr().String(), clients.Addr().String()
+	c.fs[4], c.given[4] = vfs.NewCrashableMem(), map[uint64]string{4: c.peers[4]}
+	c.open(4, raft, clients)
+	waitReady(t, c.stores[4])
+	c.lose(3)
+	for name, change := range map[string]func(leader *Store) error{
+		"a learner": func(leader *Store) error { _, err := leader.AddLearner(1, 4, c.peers[4]); return err },
+		"an order":  func(leader *Store) error { _, err := leader.ReplaceStore(3, 4, c.peers[4]); return err },
+	} {
+		leader := c.leaderOf(1)
+		want := fmt.Sprintf("not of the same cluster: store %d is of cluster %s, store 4 is of cluster %s",
+			leader.options.StoreID, leader.host.affiliation.id(), c.stores[4].host.affiliation.id())
+		if err := change(leader); !errors.Is(err, ErrChange) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+	c.stop(4)
+	delete(c.fs, 4)
 }
