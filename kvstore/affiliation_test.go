@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -131,10 +132,16 @@ func TestStoreThatFoundsAnewIsNoMember(t *testing.T) {
 		t.Errorf("it has key1, %q", got)
 	}
 
-	// And it comes to them: a peer of its regions would destroy the others' own.
+	// And it comes to them, if it could not be told when it was asked for: a peer of its
+	// regions would destroy the others' own.
 	began := time.Now()
 	for region := uint64(1); region <= 4; region++ {
-		if _, err := anew.AddLearner(region, 1, c.peers[1]); err != nil {
+		if _, err := anew.AddLearner(region, 1, c.peers[1]); !errors.Is(err, ErrChange) {
+			t.Fatalf("a learner at another cluster: %v", err)
+		}
+		learner := peerChange{kind: raftpb.ConfChangeAddLearnerNode}
+		learner.body.StoreID, learner.body.Address = 1, c.peers[1]
+		if _, err := anew.change(region, learner); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -166,7 +166,7 @@ func (h *Host) askAll(ctx context.Context, isNew bool) error {
 func (h *Host) askRound(ctx context.Context, q question, isNew bool) (all bool, err error) {
 	left := h.directory.others()
 	asked := map[uint64]bool{h.options.StoreID: true}
-	silent := map[uint64]string{}
+	silent := map[uint64]silence{}
 	var gone []uint64
 	for len(left) > 0 {
 		store := slices.Min(slices.Collect(maps.Keys(left)))
@@ -175,7 +175,7 @@ func (h *Host) askRound(ctx context.Context, q question, isNew bool) (all bool, 
 		asked[store] = true
 		r, err := h.ask(ctx, address, q, isNew)
 		if err != nil || (r.Store != store && h.options.Peers[store] == "") {
-			silent[store] = address // or there is another one now, where it was
+			silent[store] = noAnswer(address, err, r.Store) // or there is another one now, where it was
 			continue
 		}
 		if err := h.judge(r, store, address, isNew); err != nil {
@@ -211,15 +211,15 @@ func (h *Host) judge(r reply, store uint64, address string, isNew bool) error {
 	case r.Met:
 		return says(ErrKnown)
 	case r.Store != store:
-		return fmt.Errorf("kvstore: store %d: at %s is store %d, not store %d; see Options.Peers", own, address, r.Store, store)
+		return fmt.Errorf("kvstore: store %d: at %s is store %d, not store %d", own, address, r.Store, store)
 	case r.Regions != h.options.Regions:
-		return fmt.Errorf("kvstore: store %d: store %d has %d regions, not %d; see Options.Regions", own, store, r.Regions, h.options.Regions)
+		return fmt.Errorf("kvstore: store %d: store %d has %d regions, not %d; all stores of a cluster have the same number", own, store, r.Regions, h.options.Regions)
 	case !h.options.Join && !maps.Equal(r.Founds, h.options.Peers):
 		return fmt.Errorf("kvstore: store %d: store %d was started with the stores %v, not %v; the stores that begin a cluster must all be given the same, and one that comes later must join",
 			own, store, r.Founds, h.options.Peers)
 	}
 	if err := h.affiliation.join(store, r.Cluster); err != nil {
-		return fmt.Errorf("%w; see Options.Peers", err)
+		return fmt.Errorf("%w; see the addresses that it was given", err)
 	}
 	return nil
 }

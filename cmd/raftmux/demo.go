@@ -109,9 +109,17 @@ func runDemo(ctx context.Context, flags demoFlags, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, remove()) }()
+	defer func() {
+		if err == nil || errors.Is(err, errInterrupted) {
+			err = errors.Join(err, remove())
+		} else if flags.dir == "" {
+			err = fmt.Errorf("%w\nits data and logs are kept in %s", err, dir)
+		}
+	}()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	logging.Disable() // go-redis would tell on the screen of each store that doesn't answer
-	d := &demo{flags: flags, print: newPrinter(out), tallies: map[uint64]*tally{}}
+	d := &demo{flags: flags, print: newPrinter(out, cancel), tallies: map[uint64]*tally{}}
 	d.print.println(fmt.Sprintf("raftmux demo: %s, %s, %s, %v; data in %s\n",
 		count(flags.stores, "store"), count(flags.regions, "region"), count(flags.writers, "writer"), flags.length, dir))
 	defer func() {

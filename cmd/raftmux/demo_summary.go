@@ -57,7 +57,7 @@ func (d *demo) summarize(v *verdict) {
 	if v.err() == nil && stale == 0 && d.facts.converged > 0 {
 		p.println("\n" + p.paint(green, "OK") + "  every acknowledged write is on every store, and the replicas are equal\n")
 	} else {
-		p.println("\n" + p.paint(red, "FAILED") + "  see below; --dir keeps the stores' data and logs\n")
+		p.println("\n" + p.paint(red, "FAILED") + "  see below\n")
 	}
 }
 

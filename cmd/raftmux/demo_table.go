@@ -13,11 +13,12 @@ type printer struct {
 	out    io.Writer
 	colour bool
 	lines  int
+	cut    func() // called when nobody reads what is written
 }
 
 // newPrinter uses colours if out is a terminal and the user doesn't mind.
-func newPrinter(out io.Writer) *printer {
-	p := &printer{out: out}
+func newPrinter(out io.Writer, cut func()) *printer {
+	p := &printer{out: out, cut: cut}
 	if file, ok := out.(*os.File); ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" {
 		stat, err := file.Stat()
 		p.colour = err == nil && stat.Mode()&os.ModeCharDevice != 0
@@ -41,7 +42,11 @@ func (p *printer) paint(code, text string) string {
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
 }
 
-func (p *printer) println(text string) { fmt.Fprintln(p.out, text) }
+func (p *printer) println(text string) {
+	if _, err := fmt.Fprintln(p.out, text); err != nil {
+		p.cut()
+	}
+}
 
 // event tells of something that happened between two lines of the table.
 func (p *printer) event(at time.Duration, code, text string) {

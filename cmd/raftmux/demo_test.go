@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -58,6 +59,34 @@ func TestInterruptedDemoCleansUp(t *testing.T) {
 	left, err := os.ReadDir(os.Getenv("TMPDIR"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// A demo that nobody watches any more ends, and leaves nothing behind.
+func TestDemoWithoutReaderCleansUp(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	t.Setenv("TMP", os.Getenv("TMPDIR"))
+	reader, writer := io.Pipe()
+	_ = reader.Close()
+	var stderr strings.Builder
+	if code := run(t.Context(), []string{"demo", "--regions", "10", "--for", "1h"}, writer, &stderr); code != 130 {
+		t.Fatalf("exit %d: %s", code, stderr.String())
+	}
+	if left, err := os.ReadDir(os.Getenv("TMPDIR")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// A demo that fails keeps what tells why.
+func TestFailedDemoKeepsItsData(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	t.Setenv("TMP", os.Getenv("TMPDIR"))
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now()) // no store has time to start
+	defer cancel()
+	err := runDemo(ctx, demoFlags{stores: 1, regions: 1, writers: 1, valueSize: 1, length: time.Hour}, io.Discard)
+	left, readErr := os.ReadDir(os.Getenv("TMPDIR"))
+	if err == nil || readErr != nil || len(left) != 1 || !strings.HasSuffix(err.Error(), "its data and logs are kept in "+filepath.Join(os.Getenv("TMPDIR"), left[0].Name())) {
+		t.Errorf("error is %v, %v is left, %v", err, left, readErr)
 	}
 }
 

@@ -119,10 +119,10 @@ func (f *serveFlags) options(log io.Writer) (kvstore.Options, error) {
 		return kvstore.Options{}, flagError("peers", f.peers, fmt.Sprintf("lacks this store, --id %d", f.id))
 	case f.dir == "":
 		return kvstore.Options{}, flagError("dir", f.dir, "is mandatory")
-	case f.regions < 1:
-		return kvstore.Options{}, flagError("regions", f.regions, "must be at least 1")
-	case f.workers < 0:
-		return kvstore.Options{}, flagError("workers", f.workers, "must be at least 1, or 0 for the default")
+	case f.regions < 1 || f.regions > 1<<20:
+		return kvstore.Options{}, flagError("regions", f.regions, "must be from 1 to 1048576")
+	case f.workers < 0 || f.workers > 256:
+		return kvstore.Options{}, flagError("workers", f.workers, "must be from 1 to 256, or 0 for the default")
 	case f.connections < 1:
 		return kvstore.Options{}, flagError("connections", f.connections, "must be at least 1")
 	case f.timeout <= 0:
@@ -234,7 +234,7 @@ func serve(ctx context.Context, options kvstore.Options, leash bool, out io.Writ
 func ofFlag(err error, options kvstore.Options) error {
 	var option *raftmux.OptionError
 	if errors.As(err, &option) && option.Field == "ConnectionsPerStore" {
-		return flagError("connections", options.ConnectionsPerStore, option.Problem)
+		return fmt.Errorf("flag --connections %s", option.Problem)
 	}
 	var bad *kvstore.AddressError
 	if !errors.As(err, &bad) {
