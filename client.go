@@ -179,7 +179,9 @@ func (c *Client) Tune(tuning Tuning) error {
 // under way may finish until ctx ends, and are then cancelled. A ctx without a
 // deadline is given 10 seconds.
 //
-// It waits for every goroutine; no callback runs after it has returned. It may
+// It waits for every goroutine; no callback runs after it has returned. What the host
+// does there isn't bounded by ctx: a Router, Resolver, Dialer or SnapshotSender that
+// doesn't return is waited for, and the log says so 5 seconds after ctx has ended. It may
 // be called again and from several goroutines, but not from a callback: every
 // call waits and returns the same, nil or an *UntakenError with what the Router
 // never took.
@@ -189,8 +191,36 @@ func (c *Client) Close(ctx context.Context) error {
 		defer cancel()
 		ctx = limited
 	}
+	closed := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() { c.watchClose(ctx, closed) })
 	c.stores.Close(ctx)
 	err := c.reporter.Close()
 	c.unregister.Do(func() { c.metrics.unregister(c.options.Registerer) })
+	close(closed)
+	watch.Wait()
 	return err
+}
+
+// closePatience is how long after its time Close may take before that is logged.
+const closePatience = 5 * time.Second
+
+// watchClose logs whom Close waits for, if that is for the host.
+func (c *Client) watchClose(ctx context.Context, closed <-chan struct{}) {
+	select {
+	case <-closed:
+		return
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(closePatience)
+	defer late.Stop()
+	select {
+	case <-closed:
+	case <-late.C:
+		if call := c.reporter.Calling(); call != "" {
+			c.options.Logger.Error("close waits for a callback of the Router that has not returned", "call", call)
+			return
+		}
+		c.options.Logger.Error("close waits for a Resolver, Dialer or SnapshotSender that has not returned")
+	}
 }

@@ -2,6 +2,8 @@ package raftmux_test
 
 import (
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -28,7 +30,8 @@ func generationOf(t *testing.T, address string, incarnation, index, generation i
 func TestC5NewerGenerationTakesOver(t *testing.T) {
 	t.Parallel()
 	var box inbox
-	server := newReceiving(t, raftmux.ServerOptions{Handler: &box})
+	log := newLogCounter()
+	server := newReceiving(t, raftmux.ServerOptions{Handler: &box, Logger: slog.New(log)})
 	ended := func(stream *rig.RaftStream) {
 		t.Helper()
 		if err := stream.Status(t); status.Code(err) != codes.Aborted {
@@ -47,7 +50,19 @@ func TestC5NewerGenerationTakesOver(t *testing.T) {
 	reborn := generationOf(t, server.addr, 78, 0, 1)
 	reborn.Header(t)
 	ended(third)
-	ended(generationOf(t, server.addr, 77, 0, 4)) // late, of the life before
+	const twins = "a store's stream is refused, for a newer life of that store has one; is another Client that store, too?"
+	if n := log.count(twins); n != 0 {
+		t.Errorf("%d twins in one life", n)
+	}
+	// Late, of the life before; or, if that is still there, one of two with one id.
+	late := generationOf(t, server.addr, 77, 0, 4)
+	if err := late.Status(t); status.Code(err) != codes.Aborted || !strings.HasSuffix(err.Error(), "; if that goes on, another Client is store 1, too") {
+		t.Errorf("ended with %v", err)
+	}
+	ended(generationOf(t, server.addr, 77, 0, 5))
+	if n := log.count("WARN " + twins); n != 1 {
+		t.Errorf("logged %d times within moments", n)
+	}
 	for i, stream := range []*rig.RaftStream{reborn, other} {
 		if err := stream.Send(rig.Ack(uint64(i)+1, there, 2)); err != nil {
 			t.Fatal(err)

@@ -38,6 +38,7 @@ type inbound struct {
 
 	source string // the store id that the sender names, "" if none: for the log
 
+	twin  bool // a newer life of the same store has this connection
 	known bool // key and id are set: the sender is a raftmux store
 	key   senderKey
 	id    wire.StreamID
@@ -130,6 +131,7 @@ func (in *inbound) takeOver() error {
 	defer in.delivering.Unlock()
 	older, err := in.server.enter(in)
 	if err != nil || older == nil {
+		in.logTwin(err)
 		return err
 	}
 	close(older.superseded)
@@ -147,7 +149,7 @@ func (in *inbound) stop() {
 // read hands batch after batch over until the stream ends, unless it could not
 // even begin. Once gRPC's handler has returned, RecvMsg fails.
 func (in *inbound) read(begun error) {
-	defer in.server.ran()
+	defer in.server.ran(in)
 	defer close(in.done)
 	if begun != nil {
 		in.result = begun
@@ -184,18 +186,39 @@ func (in *inbound) ended(err error) error {
 	return err
 }
 
+// logTwin logs that the stream was refused for one of a newer life of the same store,
+// which may be over soon, or go on for ever: nobody else sees both. Once a minute will do.
+func (in *inbound) logTwin(err error) {
+	if in.twin && in.server.twins.may(time.Now()) {
+		in.server.options.Logger.Warn("a store's stream is refused, for a newer life of that store has one; is another Client that store, too?",
+			"source_store_id", in.source, "addr", in.address(), "err", err)
+	}
+}
+
+// whose says whose stream it is, as far as that is known.
+func (in *inbound) whose() string {
+	if in.source != "" {
+		return "store " + in.source
+	}
+	return in.address()
+}
+
+// address returns the address that the stream comes from, "" if gRPC doesn't say.
+func (in *inbound) address() string {
+	if p, ok := peer.FromContext(in.stream.Context()); ok {
+		return p.Addr.String()
+	}
+	return ""
+}
+
 // misbuilt logs what is wrong with the grpc.Server, and which peer met it, as far as
 // that has said. All streams meet it, so once a minute will do.
 func (in *inbound) misbuilt(message string, err error) {
 	if !in.server.misbuilt.may(time.Now()) {
 		return
 	}
-	address := ""
-	if p, ok := peer.FromContext(in.stream.Context()); ok {
-		address = p.Addr.String()
-	}
 	in.server.options.Logger.Error(message,
-		"source_store_id", in.source, "addr", address, "err", err)
+		"source_store_id", in.source, "addr", in.address(), "err", err)
 }
 
 // minutely lets something happen once a minute at most. It is safe for concurrent use.

@@ -1,6 +1,7 @@
 package raftmux
 
 import (
+	"fmt"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -26,6 +27,7 @@ func (s *Server) enter(in *inbound) (older *inbound, err error) {
 		last, remembered := s.ended[in.key]
 		switch {
 		case older != nil && !in.id.After(older.id):
+			in.twin = in.id.Incarnation != older.id.Incarnation
 			return nil, notNewer(in, older.id)
 		case remembered && last.bars(in.id):
 			return nil, notNewer(in, last.id)
@@ -35,12 +37,27 @@ func (s *Server) enter(in *inbound) (older *inbound, err error) {
 	}
 	s.streams++
 	s.running++ // for read
+	s.reading[in] = struct{}{}
 	return older, nil
 }
 
 func notNewer(in *inbound, other wire.StreamID) error {
-	return status.Errorf(codes.Aborted, "raftmux: stream %s of store %d comes too late, it is not newer than stream %s",
-		in.id, in.key.storeID, other)
+	text := ""
+	if in.twin {
+		text = in.twinText()
+	}
+	return status.Errorf(codes.Aborted, "raftmux: stream %s of store %d comes too late, it is not newer than stream %s%s",
+		in.id, in.key.storeID, other, text)
+}
+
+// supersededStatus is the answer to a stream that a newer one has taken over from.
+func (in *inbound) supersededStatus() error {
+	return status.Error(codes.Aborted, "raftmux: a newer stream of this connection has come"+in.twinText())
+}
+
+// twinText says what it may mean that a stream of the same store has come from elsewhere.
+func (in *inbound) twinText() string {
+	return fmt.Sprintf("; if that goes on, another Client is store %d, too", in.key.storeID)
 }
 
 // What is remembered of streams that have ended.

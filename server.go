@@ -5,14 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/status"
 
 	"github.com/raftmux/raftmux/internal/grpcstream"
 	"github.com/raftmux/raftmux/internal/wire"
@@ -83,13 +83,16 @@ type Server struct {
 	idle    chan struct{} // closed once the Server is, and nothing is running
 
 	misbuilt minutely // lines in the log about the grpc.Server
+	twins    minutely // and about Clients that are the same store
 
-	mu      sync.Mutex
-	closed  bool
-	running int // goroutines that hand over
-	streams int
-	living  map[senderKey]*inbound // streams of raftmux stores
-	ended   map[senderKey]ending   // the last ones of connections that have none
+	mu        sync.Mutex
+	closed    bool
+	running   int                   // goroutines that hand over
+	receiving int                   // those of them that have a snapshot
+	reading   map[*inbound]struct{} // whose goroutines the others are
+	streams   int
+	living    map[senderKey]*inbound // streams of raftmux stores
+	ended     map[senderKey]ending   // the last ones of connections that have none
 }
 
 // NewServer returns a Server, or an *OptionError that names a field.
@@ -106,6 +109,7 @@ func NewServer(options ServerOptions) (*Server, error) {
 		metrics: newServerMetrics(),
 		closing: make(chan struct{}),
 		idle:    make(chan struct{}),
+		reading: make(map[*inbound]struct{}),
 		living:  make(map[senderKey]*inbound),
 		ended:   make(map[senderKey]ending),
 	}
@@ -174,16 +178,46 @@ func (s *Server) Close(ctx context.Context) error {
 	case <-s.idle:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", ErrServerClosed, ctx.Err())
+		return fmt.Errorf("%w%s: %w", ErrServerClosed, s.unfinished(), ctx.Err())
 	}
 }
 
 // ran notes the end of a goroutine that handed over.
-func (s *Server) ran() {
+func (s *Server) ran(in *inbound) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	delete(s.reading, in)
 	s.running--
 	s.settle()
+}
+
+// received is ran for a snapshot.
+func (s *Server) received() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.receiving--
+	s.running--
+	s.settle()
+}
+
+// unfinished says what still runs, for people.
+func (s *Server) unfinished() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var running []string
+	for in := range s.reading {
+		if whose := "of " + in.whose(); !slices.Contains(running, whose) {
+			running = append(running, whose)
+		}
+	}
+	slices.Sort(running)
+	if s.receiving > 0 {
+		running = append(running, fmt.Sprintf("of %d snapshots", s.receiving))
+	}
+	if len(running) == 0 { // it has ended just now
+		return ""
+	}
+	return " (" + strings.Join(running, ", ") + ")"
 }
 
 // settle sees whether the end has come. None begins any more once the Server is
@@ -206,7 +240,7 @@ func (s *Server) handle(bare bool) grpc.StreamHandler {
 		case <-in.done:
 			return in.result
 		case <-in.superseded:
-			return status.Error(codes.Aborted, "raftmux: a newer stream of this connection has come")
+			return in.supersededStatus()
 		case <-s.closing:
 			return grpcstream.ShuttingDown()
 		}
@@ -223,10 +257,11 @@ func (s *Server) handleSnapshot(_ any, stream grpc.ServerStream) error {
 		return grpcstream.ShuttingDown()
 	}
 	s.running++
+	s.receiving++
 	s.mu.Unlock()
 	received := make(chan error, 1)
 	go func() {
-		defer s.ran()
+		defer s.received()
 		received <- s.options.SnapshotReceiver.ReceiveSnapshot(stream)
 	}()
 	select {

@@ -45,6 +45,7 @@ func (s *Store) cameUp(g *generation) {
 	if s.reach.told != toldUp {
 		s.reach.told = toldUp
 		s.options.Reporter.StoreUp(s.id)
+		s.sayUp(g.address)
 	}
 }
 

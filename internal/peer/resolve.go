@@ -172,6 +172,7 @@ const quietTime = time.Minute
 type quiet struct {
 	last       map[string]time.Time // by message
 	suppressed map[string]int
+	saidUp     bool // the last that was logged is that the store is up
 }
 
 // warn logs a warning about the store, each message at most once a minute. It waits
@@ -211,7 +212,21 @@ func (s *Store) due(message string) (suppressed int, due bool) {
 	}
 	suppressed = q.suppressed[message]
 	q.last[message], q.suppressed[message] = time.Now(), 0
+	q.saidUp = false
 	return suppressed, true
+}
+
+// sayUp logs that the store is up, unless that was the last that was logged of it: who
+// reads of failures is to read of their end. The caller holds s.mu, and a connection of
+// the store is still running.
+func (s *Store) sayUp(address string) {
+	if s.quiet.saidUp {
+		return
+	}
+	s.quiet.saidUp = true
+	s.set.running.Go(func() {
+		s.options.Logger.Info("store is up", "store_id", s.id, "addr", address)
+	})
 }
 
 func (s *Store) logLine(level slog.Level, message string, err error, address string, suppressed int) {

@@ -50,7 +50,7 @@ func (e *UntakenError) Error() string {
 // with the number of distinct peers and with the snapshots that the host did
 // not take yet, never with messages.
 type Reporter struct {
-	host Host
+	host calling
 	wake chan struct{} // capacity 1
 	stop chan struct{}
 	done chan struct{}
@@ -84,7 +84,7 @@ const (
 // New starts a reporter. Close ends it.
 func New(host Host) *Reporter {
 	r := &Reporter{
-		host: host,
+		host: calling{host: host},
 		wake: make(chan struct{}, 1),
 		stop: make(chan struct{}),
 		done: make(chan struct{}),
@@ -137,6 +137,9 @@ func (r *Reporter) Close() error {
 	<-r.done
 	return r.untaken
 }
+
+// Calling returns the callback that is under way, as in StoreUp(2), or "".
+func (r *Reporter) Calling() string { return r.host.String() }
 
 func (r *Reporter) notify() {
 	select {
