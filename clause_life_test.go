@@ -101,7 +101,7 @@ func TestSnapshotFailuresAreLoggedOnce(t *testing.T) {
 	if err := c.close(rig.WaitTimeout); err != nil {
 		t.Error(err)
 	}
-	if n := strings.Count(log.String(), "send snapshot failed"); n != 1 || !strings.Contains(log.String(), "region 1, peer 3") {
+	if n := strings.Count(log.String(), "snapshot reported as failed"); n != 1 || !strings.Contains(log.String(), "region 1, peer 3") {
 		t.Errorf("%d lines:\n%s", n, log.String())
 	}
 }

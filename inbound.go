@@ -328,7 +328,7 @@ func (in *inbound) decodeOne(body []byte, given bool) (decoded int, err error) {
 	if to.storeID != s.options.StoreID {
 		s.metrics.wrongStore.add(1)
 		s.options.Logger.Warn("message for another store ends the stream",
-			"store_id", s.options.StoreID, "to_store_id", to.storeID,
+			"own_store_id", s.options.StoreID, "to_store_id", to.storeID,
 			"region_id", to.regionID, "source_store_id", in.source)
 		return 0, wire.WrongStore(to.storeID, s.options.StoreID).Err()
 	}

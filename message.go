@@ -166,7 +166,7 @@ func (c *Client) invalid(envelope *Envelope) string {
 	case !envelope.HasMessage && !envelope.Bodiless:
 		return "it has neither a Raft message nor extra_msg, is_tombstone or merge_target"
 	case envelope.HasMessage && isLocal(envelope.Type):
-		return envelope.Type.String() + " must stay local"
+		return envelope.Type.String() + " must stay local, or is unknown"
 	}
 	return ""
 }

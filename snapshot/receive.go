@@ -126,7 +126,7 @@ func (in *incoming) admit(d description, message *raft_serverpb.RaftMessage, fir
 			err = cause
 		}
 		r.metrics.ended(err, time.Since(t.started))
-		in.log(t, err)
+		in.log(t, len(first.Message), err)
 	}()
 
 	if err := in.supersede(t); err != nil {
@@ -161,10 +161,10 @@ func (in *incoming) admit(d description, message *raft_serverpb.RaftMessage, fir
 	return in.stream.SendMsg(&raft_serverpb.Done{})
 }
 
-func (in *incoming) log(t *transfer, err error) {
+func (in *incoming) log(t *transfer, messageBytes int, err error) {
 	attributes := []any{
 		"store_id", t.fromStoreID, "region_id", t.regionID, "to_peer_id", t.peerID, "term", t.term, "index", t.index,
-		"bytes", t.done.Load(), "resumed", t.resumed.Load(), "takes", time.Since(t.started),
+		"message_bytes", messageBytes, "bytes", t.done.Load(), "resumed", t.resumed.Load(), "takes", time.Since(t.started),
 	}
 	if err != nil {
 		in.receiver.options.Logger.Warn("receive snapshot failed", append(attributes, "err", err)...)

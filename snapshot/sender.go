@@ -89,7 +89,7 @@ func (s *Sender) SendSnapshot(ctx context.Context, address string, message *raft
 		err = cause // and not what gRPC made of it
 	}
 	s.metrics.ended(err, time.Since(t.started))
-	s.log(t, address, err)
+	s.log(t, address, message.Size(), err)
 	return d.fail(Sending, err)
 }
 
@@ -105,10 +105,14 @@ func endOf(ctx context.Context) error {
 	return nil
 }
 
-func (s *Sender) log(t *transfer, address string, err error) {
+func (s *Sender) log(t *transfer, address string, messageBytes int, err error) {
 	attributes := []any{
 		"store_id", t.toStoreID, "region_id", t.regionID, "to_peer_id", t.peerID, "term", t.term, "index", t.index,
-		"address", address, "bytes", t.total.Load(), "resumed", t.resumed.Load(), "takes", time.Since(t.started),
+		"address", address, "message_bytes", messageBytes,
+		"resumed", t.resumed.Load(), "takes", time.Since(t.started),
+	}
+	if total := t.total.Load(); total != unknownSize {
+		attributes = append(attributes, "bytes", total)
 	}
 	if err != nil {
 		s.options.Logger.Warn("send snapshot failed", append(attributes, "err", err)...)

@@ -117,7 +117,7 @@ func (s *Store) reportSnapshot(peer report.Peer, err error) {
 	if err != nil {
 		outcome.Status = report.SnapshotFailure
 		s.options.Metrics.Failed("snapshot", s.id, 1)
-		s.warnApart("send snapshot failed", fmt.Errorf("region %d, peer %d: %w", peer.RegionID, peer.PeerID, err), s.address())
+		s.warnApart("snapshot reported as failed", fmt.Errorf("region %d, peer %d: %w", peer.RegionID, peer.PeerID, err), s.address())
 	}
 	s.options.Reporter.Snapshot(outcome)
 }
