@@ -45,6 +45,7 @@ type Client struct {
 	tuningMu sync.Mutex
 	tuning   Tuning // as it is now
 
+	waitDials  func()    // waits for the Dialer
 	unregister sync.Once // a second time it would be the metrics of another Client
 }
 
@@ -55,8 +56,10 @@ func NewClient(options ClientOptions) (*Client, error) {
 	if err := options.validate(); err != nil {
 		return nil, err
 	}
+	waitDials := func() {}
 	if options.Transport == nil {
-		options.Transport = options.grpcTransport()
+		transport := options.grpcTransport()
+		options.Transport, waitDials = transport, transport.Wait
 	}
 	metrics := newClientMetrics()
 	c := &Client{
@@ -64,6 +67,8 @@ func NewClient(options ClientOptions) (*Client, error) {
 		reporter: report.New(options.Router),
 		metrics:  metrics,
 		tuning:   options.tuning(),
+
+		waitDials: waitDials,
 	}
 	c.stores = peer.NewSet(c.peerOptions())
 	if options.Registerer != nil {
@@ -115,7 +120,7 @@ func (c *Client) peerOptions() *peer.Options {
 	}
 }
 
-func (o ClientOptions) grpcTransport() peer.Transport {
+func (o ClientOptions) grpcTransport() *grpcstream.Transport {
 	return grpcstream.New(grpcstream.Options{
 		StoreID:          o.StoreID,
 		ConnectTimeout:   o.ConnectTimeout,
@@ -195,6 +200,7 @@ func (c *Client) Close(ctx context.Context) error {
 	var watch sync.WaitGroup
 	watch.Go(func() { c.watchClose(ctx, closed) })
 	c.stores.Close(ctx)
+	c.waitDials()
 	err := c.reporter.Close()
 	c.unregister.Do(func() { c.metrics.unregister(c.options.Registerer) })
 	close(closed)

@@ -145,7 +145,10 @@ func TestC5ThirdWaitsForBoth(t *testing.T) {
 		if err := stream.Send(numbered(1, 101+100*i, 110+100*i, 10)...); err != nil {
 			t.Fatal(err)
 		}
-		rig.Eventually(t, rig.WaitTimeout, func() bool { return server.Stats().Streams >= int(2+i) }, "it has come")
+		// It has come once the one before has been told so, though the host still has its batch.
+		if err := append([]*rig.RaftStream{first}, later...)[i].Status(t); status.Code(err) != codes.Aborted {
+			t.Errorf("the one before ended with %v", err)
+		}
 		later = append(later, stream)
 	}
 	rig.Never(t, 50*time.Millisecond, func() bool { return len(box.all()) > 1 }, "a later one overtook")
@@ -172,6 +175,7 @@ func TestC5BadStreamID(t *testing.T) {
 	for _, options := range []rig.RaftClientOptions{
 		{Metadata: map[string]string{"raftmux-stream": "77/data/0"}},
 		{Metadata: map[string]string{"raftmux-stream": "77/data/0/x"}},
+		{Metadata: map[string]string{"raftmux-stream": "77/" + strings.Repeat("x", 200) + "/0/1"}}, // it would be kept for long
 		{Metadata: map[string]string{"raftmux-stream": "77/data/0/1"}, NoStoreID: true},
 		{Metadata: map[string]string{"raftmux-stream": "77/data/0/1", "source_store_id": "one"}, NoStoreID: true},
 	} {
@@ -179,5 +183,43 @@ func TestC5BadStreamID(t *testing.T) {
 		if status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%v: ended with %v", options.Metadata, err)
 		}
+	}
+}
+
+// C5, C19: while the host holds up one generation, those that come after it and have gone
+// again, or were followed by a newer one, aren't kept, nor what their windows let in.
+func TestC5HeldUpGenerationsAreNotKept(t *testing.T) {
+	t.Parallel()
+	var box inbox
+	server, release := heldUp(t, &box)
+	stream := generationOf(t, server.addr, 77, 0, 1)
+	stream.Header(t)
+	if err := stream.Send(numbered(1, 1, 10, 10)...); err != nil {
+		t.Fatal(err)
+	}
+	box.wait(t, 1)
+	for generation := 2; generation < 10; generation++ {
+		before := stream
+		stream = generationOf(t, server.addr, 77, 0, generation)
+		if err := stream.Send(numbered(1, 101, 110, 10)...); err != nil {
+			t.Fatal(err)
+		}
+		if err := before.Status(t); status.Code(err) != codes.Aborted {
+			t.Fatalf("generation %d ended with %v", generation-1, err)
+		}
+	}
+	stream.Cancel()
+	server.waitStats(t, func(s raftmux.ServerStats) bool { return s.Streams == 0 })
+	last := generationOf(t, server.addr, 77, 0, 10)
+	if err := last.Send(numbered(1, 1001, 1010, 10)...); err != nil {
+		t.Fatal(err)
+	}
+	rig.Never(t, 50*time.Millisecond, func() bool { return len(box.all()) > 1 }, "a later one overtook")
+	release()
+	if err := last.Finish(t); err != nil {
+		t.Errorf("the last one ended with %v", err)
+	}
+	if all := box.all(); len(all) != 20 || all[10].Message.Index != 1001 {
+		t.Errorf("%d messages", len(all))
 	}
 }

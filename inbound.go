@@ -3,19 +3,19 @@ package raftmux
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
+	"sync/atomic"
 
 	"github.com/pingcap/kvproto/pkg/eraftpb"
 	"github.com/pingcap/kvproto/pkg/raft_serverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/raftmux/raftmux/internal/grpcstream"
 	"github.com/raftmux/raftmux/internal/mutant"
 	"github.com/raftmux/raftmux/internal/wire"
 )
@@ -47,8 +47,10 @@ type inbound struct {
 	result     error         // the stream's answer; readable once done is closed
 	superseded chan struct{} // closed by the newer stream, once
 
-	delivering sync.Mutex // held while a batch is handed over
-	over       bool       // guarded by delivering
+	// turn is held while a batch is handed over. All streams of a connection share
+	// it; over is set before a newer one waits for it.
+	turn *turn
+	over atomic.Bool
 
 	// The rest belongs to the reading goroutine.
 	highWater bool          // the host was above its high-water mark when the batch came
@@ -75,6 +77,11 @@ func (s *Server) admit(stream grpc.ServerStream, bare bool) (*inbound, error) {
 	if err := in.takeOver(); err != nil {
 		return nil, err
 	}
+	if err := in.await(); err != nil {
+		s.ran(in)
+		s.dismiss(in)
+		return nil, err
+	}
 	// Headers at once: by them a raftmux store knows that the peer is up.
 	err := stream.SendHeader(metadata.Pairs(
 		wire.VersionKey, wire.Version,
@@ -97,11 +104,14 @@ func (in *inbound) use(receiver Receiver) {
 	}
 }
 
+// maxSource is more than a store id's digits. The rest wouldn't be one, and would be logged.
+const maxSource = 32
+
 // identify reads who sends. Other peers than raftmux stores needn't say so.
 func (in *inbound) identify() error {
 	md, _ := metadata.FromIncomingContext(in.stream.Context())
 	if source := md.Get(wire.SourceStoreKey); len(source) > 0 {
-		in.source = source[0]
+		in.source = source[0][:min(len(source[0]), maxSource)]
 	}
 	text := md.Get(wire.StreamKey)
 	if len(text) == 0 {
@@ -123,27 +133,36 @@ func (in *inbound) identify() error {
 	return nil
 }
 
-// takeOver lists the stream, ends the older one of the same connection, and waits
-// until that hands nothing over any more. Meanwhile it counts as handing over
-// itself, so that a third one, which takes over from it, waits for both.
+// takeOver lists the stream, and ends the older one of the same connection.
 func (in *inbound) takeOver() error {
-	in.delivering.Lock()
-	defer in.delivering.Unlock()
 	older, err := in.server.enter(in)
 	if err != nil || older == nil {
-		in.logTwin(err)
+		if in.twin { // which may be over soon, or go on for ever: nobody else sees both
+			in.say(&in.server.twins, slog.LevelWarn,
+				"a store's stream is refused, for a newer life of that store has one; is another Client that store, too?", err)
+		}
 		return err
 	}
+	older.over.Store(true)
 	close(older.superseded)
-	older.stop()
 	return nil
 }
 
-// stop makes sure that nothing more is handed over once it has returned.
-func (in *inbound) stop() {
-	in.delivering.Lock()
-	defer in.delivering.Unlock()
-	in.over = true
+// await waits until no older stream hands anything over any more, which takes as
+// long as the host does. Whoever has gone meanwhile, or has sent a newer stream,
+// isn't kept, or each of its streams would stay for that long, with all that its window let in.
+func (in *inbound) await() error {
+	select {
+	case in.turn.taken <- struct{}{}:
+		<-in.turn.taken
+		return nil
+	case <-in.stream.Context().Done():
+		return status.FromContextError(in.stream.Context().Err()).Err()
+	case <-in.superseded:
+		return in.supersededStatus()
+	case <-in.server.closing:
+		return grpcstream.ShuttingDown()
+	}
 }
 
 // read hands batch after batch over until the stream ends, unless it could not
@@ -165,6 +184,9 @@ func (in *inbound) read(begun error) {
 		err := in.take(&incoming)
 		incoming.Release()
 		if err != nil {
+			if status.Code(err) == codes.InvalidArgument {
+				in.say(&in.server.breaches, slog.LevelWarn, "a batch that is none ends the stream", err)
+			}
 			in.result = err
 			return
 		}
@@ -177,72 +199,23 @@ func (in *inbound) ended(err error) error {
 	case errors.Is(err, io.EOF):
 		return in.stream.SendMsg(new(raft_serverpb.Done))
 	case wire.IsForeignCodecError(err):
-		in.misbuilt("this grpc.Server was built without raftmux.GRPCServerOptions", err)
+		in.say(&in.server.misbuilt, slog.LevelError, "this grpc.Server was built without raftmux.GRPCServerOptions", err)
 	case status.Code(err) == codes.ResourceExhausted && !strings.Contains(err.Error(), strconv.Itoa(maxReceiveSize)):
 		// gRPC looks at the size before the codec sees the batch, and has answered.
-		in.misbuilt("this grpc.Server was built without raftmux.GRPCServerOptions, "+
-			"or with a lower size limit after them", err)
+		in.say(&in.server.misbuilt, slog.LevelError,
+			"this grpc.Server was built without raftmux.GRPCServerOptions, or with a lower size limit after them", err)
+	case status.Code(err) == codes.ResourceExhausted:
+		in.say(&in.server.breaches, slog.LevelWarn, "a message that is larger than a Server takes ends the stream", err)
 	}
 	return err
-}
-
-// logTwin logs that the stream was refused for one of a newer life of the same store,
-// which may be over soon, or go on for ever: nobody else sees both. Once a minute will do.
-func (in *inbound) logTwin(err error) {
-	if in.twin && in.server.twins.may(time.Now()) {
-		in.server.options.Logger.Warn("a store's stream is refused, for a newer life of that store has one; is another Client that store, too?",
-			"source_store_id", in.source, "addr", in.address(), "err", err)
-	}
-}
-
-// whose says whose stream it is, as far as that is known.
-func (in *inbound) whose() string {
-	if in.source != "" {
-		return "store " + in.source
-	}
-	return in.address()
-}
-
-// address returns the address that the stream comes from, "" if gRPC doesn't say.
-func (in *inbound) address() string {
-	if p, ok := peer.FromContext(in.stream.Context()); ok {
-		return p.Addr.String()
-	}
-	return ""
-}
-
-// misbuilt logs what is wrong with the grpc.Server, and which peer met it, as far as
-// that has said. All streams meet it, so once a minute will do.
-func (in *inbound) misbuilt(message string, err error) {
-	if !in.server.misbuilt.may(time.Now()) {
-		return
-	}
-	in.server.options.Logger.Error(message,
-		"source_store_id", in.source, "addr", in.address(), "err", err)
-}
-
-// minutely lets something happen once a minute at most. It is safe for concurrent use.
-type minutely struct {
-	mu   sync.Mutex
-	last time.Time
-}
-
-func (m *minutely) may(now time.Time) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.last.IsZero() && now.Sub(m.last) < time.Minute {
-		return false
-	}
-	m.last = now
-	return true
 }
 
 // take decodes one batch and hands it over, all of it or, if one message is for
 // another store, nothing. The batch stays the caller's.
 func (in *inbound) take(batch *wire.Incoming) error {
-	in.delivering.Lock()
-	defer in.delivering.Unlock()
-	if in.over {
+	in.turn.taken <- struct{}{}
+	defer func() { <-in.turn.taken }()
+	if in.over.Load() {
 		return status.Error(codes.Aborted, "raftmux: the stream is over")
 	}
 	in.look()

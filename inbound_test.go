@@ -37,13 +37,13 @@ func TestC5BatchReadBeforeTheEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := &inbound{server: server}
+	in := &inbound{server: server, turn: newTurn()}
 	in.use(server.options.NewReceiver())
 	batch := new(wire.Incoming)
 	if err := in.take(batch); err != nil {
 		t.Errorf("before: %v", err)
 	}
-	in.stop()
+	in.over.Store(true)
 	if err := in.take(batch); status.Code(err) != codes.Aborted {
 		t.Errorf("after: %v", err)
 	}

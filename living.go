@@ -34,6 +34,13 @@ func (s *Server) enter(in *inbound) (older *inbound, err error) {
 		}
 		s.living[in.key] = in
 		delete(s.ended, in.key)
+		if in.turn = s.turns[in.key]; in.turn == nil {
+			in.turn = newTurn()
+			s.turns[in.key] = in.turn
+		}
+		in.turn.streams++
+	} else {
+		in.turn = newTurn()
 	}
 	s.streams++
 	s.running++ // for read
@@ -77,9 +84,17 @@ func (e ending) bars(late wire.StreamID) bool {
 	return late.Incarnation == e.id.Incarnation && late.Generation < e.id.Generation && time.Since(e.at) < memoryTime
 }
 
+// turn is whose turn it is to hand over, of the streams of one connection.
+type turn struct {
+	taken   chan struct{} // capacity 1
+	streams int           // that may still want it; guarded by Server.mu
+}
+
+func newTurn() *turn { return &turn{taken: make(chan struct{}, 1)} }
+
 // dismiss takes a stream off the list. Its id is remembered for a while.
 func (s *Server) dismiss(in *inbound) {
-	in.stop()
+	in.over.Store(true)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.streams--

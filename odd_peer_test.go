@@ -1,9 +1,8 @@
 package raftmux_test
 
 import (
-	"io"
+	"context"
 	"net"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,73 +13,18 @@ import (
 	"github.com/raftmux/raftmux/internal/rig"
 )
 
-// oddPeer is a store that answers by HTTP/2's frames, and by no more.
-type oddPeer struct {
-	addr     string
-	accepted atomic.Int64
-}
-
-// newOddPeer greets each connection with settings and gives all that it says to answer.
-func newOddPeer(t *testing.T, answer func(*http2.Framer, http2.Frame), settings ...http2.Setting) *oddPeer {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	peer := &oddPeer{addr: listener.Addr().String()}
-	stop := make(chan struct{})
-	var connections sync.WaitGroup
-	connections.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			peer.accepted.Add(1)
-			connections.Go(func() { <-stop; _ = conn.Close() })
-			connections.Go(func() { serveOddly(conn, answer, settings) })
-		}
-	})
-	t.Cleanup(func() {
-		_ = listener.Close()
-		close(stop)
-		connections.Wait()
-	})
-	return peer
-}
-
-func serveOddly(conn net.Conn, answer func(*http2.Framer, http2.Frame), settings []http2.Setting) {
-	if _, err := io.ReadFull(conn, make([]byte, len(http2.ClientPreface))); err != nil {
-		return
-	}
-	framer := http2.NewFramer(conn, conn)
-	if framer.WriteSettings(settings...) != nil {
-		return
-	}
-	for {
-		frame, err := framer.ReadFrame()
-		if err != nil {
-			return
-		}
-		if s, ok := frame.(*http2.SettingsFrame); ok && !s.IsAck() {
-			_ = framer.WriteSettingsAck()
-		}
-		answer(framer, frame)
-	}
-}
-
 // C12: a peer that allows no stream is one that can't be reached: its messages are
 // reported, and it is asked again.
 func TestC12NoStreamAllowed(t *testing.T) {
 	t.Parallel()
-	peer := newOddPeer(t, func(*http2.Framer, http2.Frame) {}, http2.Setting{ID: http2.SettingMaxConcurrentStreams})
+	peer := rig.NewOddPeer(t, rig.Silent, http2.Setting{ID: http2.SettingMaxConcurrentStreams})
 	h := newSending(t, func(o *raftmux.ClientOptions) {
 		o.ConnectTimeout, o.BackoffStep, o.MaxMessageAge = 200*time.Millisecond, 20*time.Millisecond, time.Minute
 	})
-	h.resolver.Set(there, peer.addr)
+	h.resolver.Set(there, peer.Addr)
 	sendAll(t, h.sender(t), rig.Ack(1, there, 2))
 	rig.Eventually(t, rig.WaitTimeout, func() bool {
-		return h.router.Events().Unreachable(1, 2) == 1 && peer.accepted.Load() >= 3
+		return h.router.Events().Unreachable(1, 2) == 1 && peer.Accepted() >= 3
 	}, "nobody was told of the message, or the peer wasn't tried again")
 }
 
@@ -89,29 +33,71 @@ func TestC12NoStreamAllowed(t *testing.T) {
 func TestC12OneConnectionPerAttempt(t *testing.T) {
 	t.Parallel()
 	goAway := func(framer *http2.Framer) { _ = framer.WriteGoAway(0, http2.ErrCodeNo, nil) }
-	for name, answer := range map[string]func(*http2.Framer, http2.Frame){
-		"go away at the stream": func(framer *http2.Framer, frame http2.Frame) {
+	for name, answer := range map[string]rig.Answer{
+		"go away at the stream": func(framer *http2.Framer, frame http2.Frame) bool {
 			if _, ok := frame.(*http2.HeadersFrame); ok {
 				goAway(framer)
 			}
+			return true
 		},
-		"go away at once": func(framer *http2.Framer, frame http2.Frame) {
+		"go away at once": func(framer *http2.Framer, frame http2.Frame) bool {
 			if s, ok := frame.(*http2.SettingsFrame); ok && !s.IsAck() {
 				goAway(framer)
 			}
+			return true
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			peer := newOddPeer(t, answer)
+			peer := rig.NewOddPeer(t, answer)
 			h := newSending(t, func(o *raftmux.ClientOptions) { o.BackoffStep = 20 * time.Millisecond })
-			h.resolver.Set(there, peer.addr)
+			h.resolver.Set(there, peer.Addr)
 			sendAll(t, h.sender(t), rig.Ack(1, there, 2)) // and no more: what has sent isn't retried
 			rig.Eventually(t, rig.WaitTimeout, func() bool { return h.resolver.Lookups(there) >= 12 }, "look-ups")
 			// Each connection comes after its look-up.
-			if connections, lookups := peer.accepted.Load(), h.resolver.Lookups(there); connections > int64(lookups) {
+			if connections, lookups := peer.Accepted(), h.resolver.Lookups(there); connections > lookups {
 				t.Errorf("%d connections in %d attempts", connections, lookups)
 			}
 		})
+	}
+}
+
+// C24: a Dialer that doesn't heed its ctx isn't waited for by a connection, which is
+// reported and tried again, but by Close: nothing of the host's runs after that.
+func TestC24CloseWaitsForTheDialer(t *testing.T) {
+	t.Parallel()
+	var inside atomic.Int64
+	gate := make(chan struct{})
+	h := newSending(t, func(o *raftmux.ClientOptions) {
+		o.ConnectTimeout, o.BackoffStep = 20*time.Millisecond, 20*time.Millisecond
+		o.Dialer = func(context.Context, string) (net.Conn, error) {
+			inside.Add(1)
+			defer inside.Add(-1)
+			<-gate
+			return nil, net.ErrClosed
+		}
+	})
+	h.resolver.Set(there, "127.0.0.1:1")
+	sendAll(t, h.sender(t), rig.Ack(1, there, 2))
+	rig.Eventually(t, rig.WaitTimeout, func() bool {
+		return inside.Load() >= 2 && h.router.Events().Unreachable(1, 2) == 1
+	}, "the report, and another attempt")
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		h.close(t)
+	}()
+	rig.Never(t, 50*time.Millisecond, func() bool {
+		select {
+		case <-closed:
+			return true
+		default:
+			return false
+		}
+	}, "Close returned while a Dialer was at work")
+	close(gate)
+	<-closed
+	if n := inside.Load(); n != 0 {
+		t.Errorf("%d dials are under way", n)
 	}
 }

@@ -127,7 +127,9 @@ type ClientOptions struct {
 	// connection. Default 5 s.
 	ConnectTimeout time.Duration
 	// KeepaliveTime is the time without traffic after which a connection is
-	// probed (grpc-keepalive-time); gRPC raises less to 10 s. Default 10 s.
+	// probed (grpc-keepalive-time); gRPC raises less to 10 s. For addresses at which
+	// a peer complains of too many probes, as gRPC's servers do unless they are told
+	// what to allow, it is doubled each time, up to 10 minutes. Default 10 s.
 	KeepaliveTime time.Duration
 	// KeepaliveTimeout is the time that the probe's answer may take
 	// (grpc-keepalive-timeout). Default 3 s.
@@ -138,7 +140,9 @@ type ClientOptions struct {
 	// Credentials secure the connections. Default plaintext.
 	Credentials credentials.TransportCredentials
 	// Dialer makes the TCP connections. Return a plain *net.TCPConn where you
-	// can: gRPC detects a dead peer faster on one. Default net.Dialer.
+	// can: gRPC detects a dead peer faster on one. It must return once ctx has ended: a
+	// connection isn't waited for longer, but each call that stays is a goroutine, for
+	// which Close waits. Default net.Dialer.
 	Dialer func(ctx context.Context, address string) (net.Conn, error)
 	// DialOptions are added to those of every connection. A dialer among them
 	// is ignored; see Dialer. Credentials belong in Credentials, which decide on the

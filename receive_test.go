@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 
@@ -142,7 +143,8 @@ func TestC20BrokenFraming(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var box inbox
-			server := newReceiving(t, raftmux.ServerOptions{Handler: &box})
+			log := newLogCounter()
+			server := newReceiving(t, raftmux.ServerOptions{Handler: &box, Logger: slog.New(log)})
 			stream := rig.NewRaftClient(t, server.addr, rig.RaftClientOptions{}).Open(t, rig.BatchRaft)
 			if err := stream.Send(rig.Ack(1, there, 2)); err != nil {
 				t.Fatal(err)
@@ -152,6 +154,9 @@ func TestC20BrokenFraming(t *testing.T) {
 			})
 			if err := stream.Status(t); status.Code(err) != codes.InvalidArgument {
 				t.Errorf("ended with %v", err)
+			}
+			if n := log.count("WARN a batch that is none ends the stream"); n != 1 {
+				t.Errorf("logged %d times", n)
 			}
 			if got := box.all(); len(got) != 1 || got[0].RegionId != 1 {
 				t.Errorf("%d messages at the host", len(got))

@@ -82,6 +82,7 @@ type Server struct {
 	closing chan struct{}
 	idle    chan struct{} // closed once the Server is, and nothing is running
 
+	breaches minutely // lines in the log about peers that break the protocol
 	misbuilt minutely // lines in the log about the grpc.Server
 	twins    minutely // and about Clients that are the same store
 
@@ -93,6 +94,7 @@ type Server struct {
 	streams   int
 	living    map[senderKey]*inbound // streams of raftmux stores
 	ended     map[senderKey]ending   // the last ones of connections that have none
+	turns     map[senderKey]*turn    // of connections with streams that may hand over
 }
 
 // NewServer returns a Server, or an *OptionError that names a field.
@@ -112,6 +114,7 @@ func NewServer(options ServerOptions) (*Server, error) {
 		reading: make(map[*inbound]struct{}),
 		living:  make(map[senderKey]*inbound),
 		ended:   make(map[senderKey]ending),
+		turns:   make(map[senderKey]*turn),
 	}
 	if options.Registerer != nil {
 		if err := s.metrics.register(options.Registerer); err != nil {
@@ -188,6 +191,11 @@ func (s *Server) ran(in *inbound) {
 	defer s.mu.Unlock()
 	delete(s.reading, in)
 	s.running--
+	if in.known {
+		if in.turn.streams--; in.turn.streams == 0 {
+			delete(s.turns, in.key)
+		}
+	}
 	s.settle()
 }
 

@@ -58,7 +58,7 @@ func (s *Sender) ask(ctx context.Context, address string, request PrecheckReques
 		return Admission{}, fmt.Errorf("connect to %s: %w", address, err)
 	}
 	defer closeAll()
-	stream, err := s.open(ctx, client, wire.SnapshotPrecheckKey, wire.SnapshotPrecheck(request).String())
+	stream, err := s.open(ctx, cancel, client, wire.SnapshotPrecheckKey, wire.SnapshotPrecheck(request).String())
 	if err != nil {
 		return Admission{}, err
 	}

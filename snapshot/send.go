@@ -63,7 +63,7 @@ func (s *Sender) carry(ctx context.Context, t *transfer, address string, message
 	defer closeAll()
 	streamCtx, endStream := context.WithCancel(ctx)
 	defer endStream()
-	stream, err := s.open(streamCtx, client, wire.SnapshotSizeKey, strconv.FormatInt(size, 10))
+	stream, err := s.open(streamCtx, endStream, client, wire.SnapshotSizeKey, strconv.FormatInt(size, 10))
 	if err != nil {
 		return err
 	}
@@ -75,12 +75,20 @@ func (s *Sender) carry(ctx context.Context, t *transfer, address string, message
 	return err
 }
 
-// open opens a stream of Snapshot.
-func (s *Sender) open(ctx context.Context, client *grpc.ClientConn, key, value string) (grpc.ClientStream, error) {
+// open opens a stream of Snapshot, which cancel ends. It waits for as long as connecting
+// may take at most: a peer may allow no stream for now.
+func (s *Sender) open(
+	ctx context.Context, cancel context.CancelFunc, client *grpc.ClientConn, key, value string,
+) (grpc.ClientStream, error) {
+	late := time.AfterFunc(s.options.ConnectTimeout, cancel)
 	ctx = metadata.AppendToOutgoingContext(ctx,
 		wire.SourceStoreKey, strconv.FormatUint(s.options.StoreID, 10), wire.VersionKey, wire.Version, key, value)
-	return client.NewStream(ctx, &grpc.StreamDesc{StreamName: "Snapshot", ClientStreams: true}, wire.SnapshotMethod,
+	stream, err := client.NewStream(ctx, &grpc.StreamDesc{StreamName: "Snapshot", ClientStreams: true}, wire.SnapshotMethod,
 		grpc.ForceCodecV2(wire.Codec{}), grpc.MaxRetryRPCBufferSize(0))
+	if !late.Stop() {
+		return nil, fmt.Errorf("no stream within %v", s.options.ConnectTimeout)
+	}
+	return stream, err
 }
 
 // learn remembers whether the receiver can resume, which the headers of a stream

@@ -167,6 +167,7 @@ func (s *Sender) Close() {
 	s.mu.Unlock()
 	s.transfers.cancel(ErrClosed, func(*transfer) bool { return true })
 	s.running.Wait()
+	s.transport.Wait()
 	s.metrics.unregister(s.options.Registerer)
 }
 

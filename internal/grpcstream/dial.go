@@ -54,17 +54,22 @@ type Options struct {
 // Transport implements peer.Transport. It is safe for concurrent use.
 type Transport struct {
 	options Options
-	bursts  bursts // for connections over TLS
+	bursts  bursts         // for connections over TLS
+	dials   sync.WaitGroup // calls of the Dialer; gRPC doesn't wait for them
+	pace    pace
 }
 
 // New returns a Transport.
 func New(options Options) *Transport { return &Transport{options: options} }
 
+// Wait waits until no Dialer is at work any more. All links must have been closed.
+func (t *Transport) Wait() { t.dials.Wait() }
+
 // link is one TCP connection to a store and the ClientConn that uses it.
 type link struct {
-	client  *grpc.ClientConn
-	storeID uint64        // the own store
-	timeout time.Duration // of connecting, and of opening a stream
+	transport *Transport
+	client    *grpc.ClientConn
+	address   string
 
 	mu     sync.Mutex
 	conn   net.Conn // as gRPC dialled it; nil until then
@@ -95,9 +100,9 @@ func (t *Transport) connect(ctx context.Context, address string) (*link, error) 
 	ctx, cancel := context.WithTimeoutCause(ctx, t.options.ConnectTimeout,
 		fmt.Errorf("no connection within %v", t.options.ConnectTimeout))
 	defer cancel()
-	l := &link{storeID: t.options.StoreID, timeout: t.options.ConnectTimeout}
-	options := append(t.dialOptions(), grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-		return l.dial(ctx, t.options.Dialer, address) // as it is, and not as gRPC has read it
+	l := &link{transport: t, address: address}
+	options := append(t.dialOptions(address), grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+		return l.dial(ctx)
 	}))
 	// gRPC takes the target for a URL: unescaped, some addresses would be none, such
 	// as [fe80::1%eth0]:20160, and others would lose a part. The authority is made of
@@ -119,14 +124,14 @@ var errLost = errors.New("the connection was lost")
 
 // dial returns the connection as it is: gRPC sets TCP_USER_TIMEOUT only on a
 // plain *net.TCPConn. There is one: gRPC, which for a stream that its peer didn't begin
-// with would dial again, at once and as often as it takes, is refused another.
-func (l *link) dial(
-	ctx context.Context, dialer func(context.Context, string) (net.Conn, error), address string,
-) (net.Conn, error) {
-	if l.dialled() {
-		return nil, errLost
+// with would dial again, at once and as often as it takes, is refused another. The
+// address is as it was given, and not as gRPC has read it.
+func (l *link) dial(ctx context.Context) (net.Conn, error) {
+	if err := l.beginDial(); err != nil {
+		return nil, err
 	}
-	conn, err := dialer(ctx, address)
+	defer l.transport.dials.Done()
+	conn, err := l.transport.options.Dialer(ctx, l.address)
 	if err != nil {
 		return nil, err
 	}
@@ -138,6 +143,20 @@ func (l *link) dial(
 	}
 	l.conn = conn
 	return conn, nil
+}
+
+// beginDial counts a dial, unless there is to be none. None begins once the link is closed.
+func (l *link) beginDial() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.closed:
+		return net.ErrClosed
+	case l.conn != nil:
+		return errLost
+	}
+	l.transport.dials.Add(1)
+	return nil
 }
 
 func (l *link) dialled() bool {
@@ -185,19 +204,23 @@ func (l *link) awaitReady(ctx context.Context) error {
 	}
 }
 
-func (t *Transport) dialOptions() []grpc.DialOption {
+// maxHeaderListSize bounds a peer's last words, which are logged. gRPC takes 16 MiB.
+const maxHeaderListSize = 64 << 10
+
+func (t *Transport) dialOptions(address string) []grpc.DialOption {
 	o := t.options
 	options := []grpc.DialOption{
 		grpc.WithNoProxy(),
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
+		grpc.WithMaxHeaderListSize(maxHeaderListSize),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: o.ConnectTimeout, Multiplier: 1, MaxDelay: o.ConnectTimeout},
 			MinConnectTimeout: o.ConnectTimeout,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
-			Time:    o.KeepaliveTime,
+			Time:    max(o.KeepaliveTime, t.pace.of(address)),
 			Timeout: o.KeepaliveTimeout,
 		}),
 		// Both windows, or the connection's stays at 64 KiB.

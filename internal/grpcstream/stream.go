@@ -29,7 +29,7 @@ func (l *link) Open(ctx context.Context, kind peer.Kind, id wire.StreamID) (peer
 		method = wire.RaftMethod
 	}
 	md := metadata.Pairs(
-		wire.SourceStoreKey, strconv.FormatUint(l.storeID, 10),
+		wire.SourceStoreKey, strconv.FormatUint(l.transport.options.StoreID, 10),
 		wire.VersionKey, wire.Version,
 		wire.CapabilitiesKey, "",
 		wire.StreamKey, id.String(),
@@ -38,7 +38,8 @@ func (l *link) Open(ctx context.Context, kind peer.Kind, id wire.StreamID) (peer
 		md.Delete(wire.SourceStoreKey)
 	}
 	ctx, cancel := context.WithCancel(metadata.NewOutgoingContext(ctx, md))
-	late := time.AfterFunc(l.timeout, cancel)
+	timeout := l.transport.options.ConnectTimeout
+	late := time.AfterFunc(timeout, cancel)
 	inner, err := l.client.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, method,
 		grpc.ForceCodecV2(wire.Codec{}),
 		// Without this gRPC keeps what was sent, to replay it on a transport of
@@ -47,17 +48,18 @@ func (l *link) Open(ctx context.Context, kind peer.Kind, id wire.StreamID) (peer
 	)
 	if !late.Stop() {
 		cancel()
-		return nil, fmt.Errorf("no stream within %v", l.timeout)
+		return nil, fmt.Errorf("no stream within %v", timeout)
 	}
 	if err != nil {
 		cancel()
 		return nil, explain(err)
 	}
-	return &stream{inner: inner, cancel: cancel}, nil
+	return &stream{link: l, inner: inner, cancel: cancel}, nil
 }
 
 // stream implements peer.Stream.
 type stream struct {
+	link   *link
 	inner  grpc.ClientStream
 	cancel context.CancelFunc
 
@@ -89,7 +91,11 @@ func (s *stream) Wait(answered func(storeID uint64)) error {
 	if header, err := s.inner.Header(); err == nil && header != nil {
 		answered(storeIn(header))
 	}
-	return explain(s.inner.RecvMsg(new(raft_serverpb.Done)))
+	err := s.inner.RecvMsg(new(raft_serverpb.Done))
+	if err != nil && strings.Contains(err.Error(), tooManyPings) {
+		s.link.transport.pace.slowDown(s.link.address, s.link.transport.options.KeepaliveTime)
+	}
+	return explain(err)
 }
 
 func storeIn(header metadata.MD) uint64 {

@@ -65,8 +65,15 @@ func (s StreamID) After(other StreamID) bool {
 	return s.Generation > other.Generation
 }
 
+// maxStreamID is more than String writes, whose lanes have short names. What is longer
+// would be kept for long.
+const maxStreamID = 128
+
 // ParseStreamID reads what String wrote.
 func ParseStreamID(text string) (StreamID, error) {
+	if len(text) > maxStreamID {
+		return StreamID{}, fmt.Errorf("wire: stream id of %d bytes, must have at most %d", len(text), maxStreamID)
+	}
 	parts := strings.Split(text, "/")
 	if len(parts) != 4 {
 		return StreamID{}, fmt.Errorf("wire: stream id %q has %d parts, must have 4", text, len(parts))
