@@ -83,6 +83,7 @@ func (a *applier) apply(r *region, entries []*raftpb.Entry) error {
 		if row == nil {
 			row = &dedupRow{}
 			r.dedup[c.id.store] = row
+			a.directory.wrote(c.id.store)
 		}
 		if !row.admit(c.id, c.low) {
 			continue

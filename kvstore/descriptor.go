@@ -278,7 +278,7 @@ func (d *Descriptor) replacing(r Replacement) (*Descriptor, error) {
 	case slices.Contains(d.Retired, r.New):
 		return nil, badChange("store %d was replaced, its id is used up", r.New)
 	case d.on(r.Old) == nil && slices.Contains(d.Retired, r.Old) && (under == nil || under.New == r.New):
-		return d, nil // it is being done, or it is done
+		return d.at(r), nil // it is being done, or it is done
 	case under != nil && under.Old != r.Old && under.New != r.Old:
 		return nil, fmt.Errorf("%w store %d is being replaced by %d; wait for that", ErrTryAgain, under.Old, under.New)
 	case under != nil && under.New == r.Old && d.on(under.Old) != nil && d.on(r.Old) != nil:
@@ -297,6 +297,20 @@ func (d *Descriptor) replacing(r Replacement) (*Descriptor, error) {
 		next.Replacement = &r
 	}
 	return next, nil
+}
+
+// at returns the descriptor with another address of the substitute, if it has not come
+// in: the one of the first order may have been mistyped.
+func (d *Descriptor) at(r Replacement) *Descriptor {
+	if d.Replacement == nil || d.Replacement.Address == r.Address {
+		return d
+	}
+	next := d.clone()
+	next.Replacement = &Replacement{Old: d.Replacement.Old, New: r.New, Address: r.Address}
+	if peer := next.on(r.New); peer != nil {
+		peer.Address = r.Address
+	}
+	return next
 }
 
 // retire adds a store to those that are gone.

@@ -27,9 +27,11 @@ type directory struct {
 	mu      sync.Mutex
 	fixed   map[uint64]string // Options.Peers
 	learned map[uint64]string
+	heard   map[uint64]string // where a store answered since the start; what learned has may be out of date
 	met     map[uint64]bool
-	filled  map[uint64]bool // stores with a voter that began as a learner
+	filled  map[uint64]bool // stores with a voter that began as a learner, and those that wrote
 	retired map[uint64]bool
+	told    map[uint64]bool // those of them that onRetired was called for
 	upSince map[uint64]time.Time
 	hosts   map[uint64]int // by store, how many regions of this one have a peer there
 	// onRetired is called, without the lock, when a store is found to be gone.
@@ -51,7 +53,7 @@ func directoryKey(row string, store uint64) []byte {
 func loadDirectory(db *pebble.DB, own uint64, peers map[uint64]string) (*directory, error) {
 	d := &directory{
 		own: own, fixed: maps.Clone(peers), onRetired: func(uint64) {},
-		learned: map[uint64]string{}, met: map[uint64]bool{}, filled: map[uint64]bool{}, retired: map[uint64]bool{}, upSince: map[uint64]time.Time{},
+		learned: map[uint64]string{}, heard: map[uint64]string{}, met: map[uint64]bool{}, filled: map[uint64]bool{}, retired: map[uint64]bool{}, told: map[uint64]bool{}, upSince: map[uint64]time.Time{},
 		hosts: map[uint64]int{},
 	}
 	for row, take := range map[string]func(store uint64, value []byte){
@@ -81,7 +83,7 @@ func loadDirectory(db *pebble.DB, own uint64, peers map[uint64]string) (*directo
 func (d *directory) Resolve(_ context.Context, store uint64, _ string) (string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.retired[store] {
+	if d.buried(store) {
 		return "", fmt.Errorf("%w: store %d was replaced", raftmux.ErrTombstone, store)
 	}
 	if address := d.address(store); address != "" {
@@ -101,14 +103,27 @@ func (d *directory) addressOf(store uint64) string {
 func (d *directory) finds(store uint64) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return !d.retired[store] && d.address(store) != ""
+	return !d.buried(store) && d.address(store) != ""
 }
+
+// buried says whether a store is gone, and no region here needs it any more to get it out.
+func (d *directory) buried(store uint64) bool { return d.retired[store] && d.hosts[store] == 0 }
 
 func (d *directory) address(store uint64) string {
 	if address := d.fixed[store]; address != "" {
 		return address
 	}
+	if address := d.heard[store]; address != "" {
+		return address
+	}
 	return d.learned[store]
+}
+
+// hear notes where a store has answered.
+func (d *directory) hear(store uint64, address string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.heard[store] = address
 }
 
 // know notes a store's address that is on disk, in a descriptor.
@@ -122,6 +137,9 @@ func (d *directory) know(store uint64, address string) {
 func (d *directory) learn(batch *pebble.Batch, store uint64, address string) error {
 	d.mu.Lock()
 	known := d.learned[store] == address
+	if !known && d.learned[store] != "" {
+		delete(d.heard, store) // it has moved since
+	}
 	d.learned[store] = address
 	d.mu.Unlock()
 	if known || address == "" {
@@ -143,6 +161,7 @@ func (d *directory) describe(region uint64, before, now *Descriptor) {
 	d.retire(now.Retired)
 	d.fill(region, now)
 	d.move(before, now)
+	d.bury()
 }
 
 // move notes where the peers of a region are now.
@@ -168,12 +187,28 @@ func (d *directory) hasPeers(store uint64) bool {
 
 // retire notes which stores a descriptor says are gone for good.
 func (d *directory) retire(stores []uint64) {
-	var news []uint64
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	for _, store := range stores {
 		// What others think of this store, they tell when it asks.
-		if store != d.own && !d.retired[store] {
+		if store != d.own {
 			d.retired[store] = true
+		}
+	}
+}
+
+// bury has those forgotten that are gone and that no region has a peer on any more. Until
+// then the old store, should it live, may be needed to take itself out, and regions that
+// have not heard of the order need it like before.
+func (d *directory) bury() {
+	var news []uint64
+	d.mu.Lock()
+	for store := range d.retired {
+		switch {
+		case d.hosts[store] > 0:
+			delete(d.told, store) // while the folder is read, regions come one by one
+		case !d.told[store]:
+			d.told[store] = true
 			news = append(news, store)
 		}
 	}
@@ -201,6 +236,13 @@ func (d *directory) fill(region uint64, descriptor *Descriptor) {
 	}
 }
 
+// wrote notes that a store has written to a region, so it must have been there.
+func (d *directory) wrote(store uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.filled[store] = true
+}
+
 // hasMet says whether a store is known to have been there.
 func (d *directory) hasMet(store uint64) bool {
 	d.mu.Lock()
@@ -220,6 +262,7 @@ func (d *directory) others() map[uint64]string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	others := maps.Clone(d.learned)
+	maps.Copy(others, d.heard)
 	maps.Copy(others, d.fixed)
 	maps.DeleteFunc(others, func(store uint64, _ string) bool { return store == d.own || d.retired[store] })
 	return others

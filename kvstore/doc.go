@@ -45,8 +45,9 @@
 //
 // ReplaceStore orders all regions to have a peer on one store in the place of
 // another that is gone for good. The order is a log entry, too, so whoever leads
-// carries it out, step by step, and the old store's id is a tombstone at every
-// raftmux.Client from then on. An order about a store that answers, or that nobody
+// carries it out, step by step, and the old store's id is a tombstone at each
+// raftmux.Client once no region there has a peer on it: until then an old store that
+// lives may be needed to take itself out. An order about a store that answers, or that nobody
 // has heard of, is taken for a mistake, for there is no way back: ForceReplaceStore.
 //
 // # Snapshots

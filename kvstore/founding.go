@@ -181,6 +181,9 @@ func (h *Host) askRound(ctx context.Context, q question, isNew bool) (all bool, 
 		if err := h.judge(r, store, address, isNew); err != nil {
 			return false, err
 		}
+		if r.Store == store {
+			h.directory.hear(store, address)
+		}
 		gone = append(gone, r.Gone...)
 		for other, address := range r.Others {
 			if !asked[other] {
@@ -281,6 +284,9 @@ func (h *Host) checkAddress(store uint64, address string) error {
 	}
 	if r, err := h.ask(context.Background(), known, q, true); err == nil && r.Store == store {
 		return fmt.Errorf("store %d answers at %s, so it is not at %s", store, known, address)
+	}
+	if at := h.options.Peers[store]; at != "" && at != address {
+		return fmt.Errorf("store %d is told by its Options.Peers that store %d is at %s, which wins over %s; start it with the new one", h.options.StoreID, store, at, address)
 	}
 	return nil
 }

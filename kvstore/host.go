@@ -100,6 +100,13 @@ func openPebble(options Options, readOnly bool) (*pebble.DB, error) {
 		Logger:             pebbleLogger{options.Logger},
 		FormatMajorVersion: pebble.FormatNewest,
 		MemTableSize:       16 << 20,
+		EventListener: &pebble.EventListener{BackgroundError: func(err error) {
+			logger := pebbleLogger{options.Logger}
+			if errors.Is(err, syscall.ENOSPC) {
+				logger.Fatalf("the disk is full: %v", err) // or Pebble tries again at once, for ever
+			}
+			logger.Errorf("background error: %v", err)
+		}},
 	})
 	switch {
 	case err == nil:
@@ -176,6 +183,9 @@ func (h *Host) loadRegion(id uint64) error {
 		h.directory.know(peer.StoreID, peer.Address)
 	}
 	h.directory.describe(id, &Descriptor{}, r.descriptor)
+	for store := range r.dedup {
+		h.directory.wrote(store)
+	}
 	w.regions[id] = r
 	return nil
 }

@@ -75,10 +75,10 @@ func (s *Store) infoRegions(line func(string, any)) {
 	digest := fnv.New64a()
 	for i := range s.host.views {
 		view := &s.host.views[i]
-		switch view.leader.Load() {
-		case s.options.StoreID:
+		switch leader := view.leader.Load(); {
+		case leader == s.options.StoreID:
 			leaders++
-		case 0:
+		case leader == 0 && viewedRole(view.role.Load()) != roleNone:
 			leaderless++
 		}
 		applied := view.applied.Load()

@@ -313,6 +313,7 @@ func (w *worker) destroy(r *region) error {
 	w.given[r.id] = lastGiven{write: r.writes.last, read: r.reads.last}
 	r.view.clear()
 	w.host.directory.move(r.descriptor, &Descriptor{})
+	w.host.directory.bury()
 	w.counters.destroyed.Add(1)
 	w.host.options.Logger.Info("peer destroyed", "region_id", r.id, "peer_id", r.group.Self.ID)
 

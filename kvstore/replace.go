@@ -15,10 +15,12 @@ import (
 // It may be given again, and to other stores for the regions that they have.
 //
 // There is no way back, so nothing is ordered if it can only be a mistake: this store
-// is not gone, and of a new store that has a vote already beside the old one, a region
-// would get no other replica. For the same reason it is refused if the old store
-// answers, if this one has never heard of it, or if another store than the new one
-// answers at the address; what that hides ForceReplaceStore is for.
+// is not gone; of a new store that has a vote already beside the old one, a region
+// would get no other replica; another store than the new one, or one of another cluster,
+// is at the address; or the voters that stay in a region, as far as they can be reached,
+// are no majority. For the same reason it is refused if the old store answers, or if this
+// one has never heard of it; what that hides ForceReplaceStore is for. An address that was
+// mistyped is mended by the order with the right one.
 func (s *Store) ReplaceStore(oldStore, newStore uint64, address string) (regions int, err error) {
 	return s.replaceStore(oldStore, newStore, address, false)
 }
@@ -55,16 +57,29 @@ func (s *Store) replaceStore(oldStore, newStore uint64, address string, force bo
 		return 0, badChange("store %d has no replica of any region, ask one that has", s.options.StoreID)
 	}
 	known := s.host.directory.knows(oldStore)
+	there := s.whoIsThere()
 	for _, region := range replicas {
-		named, err := s.checkSubstitute(region, oldStore, newStore)
+		d, err := s.descriptorOf(region)
 		if err != nil {
 			return 0, err
 		}
-		known = known || named
+		if err := checkSubstitute(d, oldStore, newStore); err != nil {
+			return 0, inRegion(region, err)
+		}
+		if err := checkMajority(d, oldStore, there); err != nil {
+			return 0, inRegion(region, err)
+		}
+		known = known || d.names(oldStore)
+	}
+	// Whoever is to go, who comes must be the one that is meant.
+	if oldStore != newStore {
+		if err := s.host.checkAddress(newStore, address); err != nil {
+			return 0, badChange("%v; see which store is to replace %d", err, oldStore)
+		}
 	}
 	// Where an order was noted, no other harm comes of giving it again.
 	if !force && oldStore != newStore && !s.host.directory.isRetired(oldStore) {
-		if err := s.checkLost(oldStore, newStore, address, known); err != nil {
+		if err := s.checkLost(oldStore, known); err != nil {
 			return 0, err
 		}
 	}
@@ -75,30 +90,84 @@ func (s *Store) replaceStore(oldStore, newStore uint64, address string, force bo
 	return landOrders(requests)
 }
 
-// checkSubstitute refuses an order by which a region would lose a voter and gain none,
-// as far as this store has applied. It says whether the region names the old store.
-func (s *Store) checkSubstitute(region, oldStore, newStore uint64) (named bool, err error) {
+// descriptorOf returns a region's descriptor as far as this store has applied it, an
+// empty one if the region waits for its first snapshot.
+func (s *Store) descriptorOf(region uint64) (*Descriptor, error) {
 	value, err := getCopy(s.host.db, regionKey(region, partDescriptor))
 	if err != nil || value == nil {
-		return false, err // it waits for its first snapshot
+		return &Descriptor{}, err
 	}
 	d, err := decodeDescriptor(value)
 	if err != nil {
-		return false, inRegion(region, err)
+		return nil, inRegion(region, err)
 	}
-	has, under := d.on(newStore), d.Replacement
-	named = d.on(oldStore) != nil || slices.Contains(d.Retired, oldStore) || under != nil && (under.Old == oldStore || under.New == oldStore)
+	return d, nil
+}
+
+// names says whether a region has a store, or has an order about it, or had one.
+func (d *Descriptor) names(store uint64) bool {
+	under := d.Replacement
+	return d.on(store) != nil || slices.Contains(d.Retired, store) || under != nil && (under.Old == store || under.New == store)
+}
+
+// whoIsThere returns what says whether a store can be reached. Each is asked once.
+func (s *Store) whoIsThere() func(store uint64) bool {
+	asked := map[uint64]bool{s.options.StoreID: true}
+	q := question{Store: s.options.StoreID, Regions: s.options.Regions}
+	return func(store uint64) bool {
+		if there, ok := asked[store]; ok {
+			return there
+		}
+		there := s.host.directory.upFor(store) > 0
+		if address := s.host.directory.addressOf(store); !there && address != "" {
+			r, err := s.host.ask(context.Background(), address, q, false)
+			there = err == nil && r.Store == store && r.Serving
+		}
+		asked[store] = there
+		return there
+	}
+}
+
+// checkMajority refuses an order that would leave a region without a majority, with no
+// way to get one: of the voters that stay, more than half must be there.
+func checkMajority(d *Descriptor, oldStore uint64, there func(store uint64) bool) error {
+	if old := d.on(oldStore); old == nil || old.Role != Voter {
+		return nil
+	}
+	stay, present := 0, 0
+	for _, peer := range d.Peers {
+		if peer.Role != Voter || peer.StoreID == oldStore {
+			continue
+		}
+		stay++
+		if there(peer.StoreID) {
+			present++
+		}
+	}
+	switch {
+	case stay == 0:
+		return badChange("store %d has the only voter; give the region another first, by RAFT.ADDLEARNER and RAFT.PROMOTE", oldStore)
+	case present <= stay/2:
+		return badChange("without store %d there are %d voters, of which %d can be reached, which is no majority; see to it that the others run, or see which store is lost",
+			oldStore, stay, present)
+	}
+	return nil
+}
+
+// checkSubstitute refuses an order by which a region would lose a voter and gain none.
+func checkSubstitute(d *Descriptor, oldStore, newStore uint64) error {
+	has := d.on(newStore)
 	if oldStore == newStore || d.on(oldStore) == nil || has == nil || has.Role != Voter {
-		return named, nil
+		return nil
 	}
-	return named, inRegion(region, badChange("store %d, which is to replace %d, has voter %d already; name a store that has none, or take peer %d out by RAFT.REMOVE if store %d is lost",
-		newStore, oldStore, has.ID, d.on(oldStore).ID, oldStore))
+	return badChange("store %d, which is to replace %d, has voter %d already; name a store that has none, or take peer %d out by RAFT.REMOVE if store %d is lost",
+		newStore, oldStore, has.ID, d.on(oldStore).ID, oldStore)
 }
 
 // checkLost refuses an order about a store that isn't lost, as far as that can be
 // told from here, or about a wrong one. A store that lost its folder, and was started
 // all the same, answers and doesn't serve.
-func (s *Store) checkLost(oldStore, newStore uint64, address string, known bool) error {
+func (s *Store) checkLost(oldStore uint64, known bool) error {
 	const force = "add FORCE, or use ForceReplaceStore"
 	if !known {
 		return badChange("store %d, which is to be replaced, is one that store %d has never heard of; see which store is lost, or, if one that starts waits for it, %s",
@@ -111,9 +180,6 @@ func (s *Store) checkLost(oldStore, newStore uint64, address string, known bool)
 			return badChange("store %d, which is to be replaced, is not gone, it answers at %s; stop it for good, or see which store is lost, or, if it has to go all the same, %s",
 				oldStore, at, force)
 		}
-	}
-	if err := h.checkAddress(newStore, address); err != nil {
-		return badChange("%v; see which store is to replace %d, or, if it will be that one, %s", err, oldStore, force)
 	}
 	return nil
 }

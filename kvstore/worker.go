@@ -219,6 +219,9 @@ func (w *worker) collectSnapshot(r *region, ready *raft.Ready) error {
 		}
 	}
 	w.host.directory.describe(r.id, before, r.descriptor)
+	for store := range r.dedup {
+		w.host.directory.wrote(store)
+	}
 	return nil
 }
 
