@@ -148,7 +148,7 @@ func receive(b *testing.B, pieces mem.BufferSlice, messages int, lend bool) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	in := &inbound{server: server}
+	in := &inbound{server: server, turn: newTurn()}
 	in.use(server.options.NewReceiver())
 	incoming := wire.Incoming{Pool: &server.memory}
 	b.ReportAllocs()
