@@ -187,6 +187,7 @@ func (h *historians) client(store uint64) *redis.Client {
 func (h *historians) add(store uint64) {
 	h.clients[store] = redis.NewClient(&redis.Options{
 		Addr: h.c.clients[store], MaxRetries: -1, DialerRetries: 1, Protocol: 2, ReadTimeout: 10 * time.Second,
+		PoolSize: 1 << 16, // after as many failed dials it has a goroutine that outlives Close by a second
 	})
 }
 
