@@ -24,7 +24,9 @@ type anyOrders struct {
 
 func (o *anyOrders) store() uint64 { return o.alive[o.random.IntN(len(o.alive))] }
 
-func (o *anyOrders) pause(atMost time.Duration) { time.Sleep(time.Duration(o.random.Int64N(int64(atMost)))) }
+func (o *anyOrders) pause(atMost time.Duration) {
+	time.Sleep(time.Duration(o.random.Int64N(int64(atMost))))
+}
 
 // change has a few stores change the peers of regions, side by side. What they may not
 // do, they are refused.
