@@ -185,7 +185,7 @@ func (in *inbound) read(begun error) {
 		incoming.Release()
 		if err != nil {
 			if status.Code(err) == codes.InvalidArgument {
-				in.say(&in.server.breaches, slog.LevelWarn, "a batch that is none ends the stream", err)
+				in.say(&in.server.breaches, slog.LevelWarn, "a malformed batch ends the stream", err)
 			}
 			in.result = err
 			return

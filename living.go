@@ -43,8 +43,7 @@ func (s *Server) enter(in *inbound) (older *inbound, err error) {
 		in.turn = newTurn()
 	}
 	s.streams++
-	s.running++ // for read
-	s.reading[in] = struct{}{}
+	s.reading[in] = struct{}{} // until ran
 	return older, nil
 }
 

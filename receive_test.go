@@ -155,7 +155,7 @@ func TestC20BrokenFraming(t *testing.T) {
 			if err := stream.Status(t); status.Code(err) != codes.InvalidArgument {
 				t.Errorf("ended with %v", err)
 			}
-			if n := log.count("WARN a batch that is none ends the stream"); n != 1 {
+			if n := log.count("WARN a malformed batch ends the stream"); n != 1 {
 				t.Errorf("logged %d times", n)
 			}
 			if got := box.all(); len(got) != 1 || got[0].RegionId != 1 {

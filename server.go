@@ -88,9 +88,8 @@ type Server struct {
 
 	mu        sync.Mutex
 	closed    bool
-	running   int                   // goroutines that hand over
-	receiving int                   // those of them that have a snapshot
-	reading   map[*inbound]struct{} // whose goroutines the others are
+	receiving int                   // goroutines that have a snapshot
+	reading   map[*inbound]struct{} // whose goroutines hand over
 	streams   int
 	living    map[senderKey]*inbound // streams of raftmux stores
 	ended     map[senderKey]ending   // the last ones of connections that have none
@@ -190,7 +189,6 @@ func (s *Server) ran(in *inbound) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.reading, in)
-	s.running--
 	if in.known {
 		if in.turn.streams--; in.turn.streams == 0 {
 			delete(s.turns, in.key)
@@ -204,7 +202,6 @@ func (s *Server) received() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.receiving--
-	s.running--
 	s.settle()
 }
 
@@ -231,7 +228,7 @@ func (s *Server) unfinished() string {
 // settle sees whether the end has come. None begins any more once the Server is
 // closed, so it comes once. The caller holds s.mu.
 func (s *Server) settle() {
-	if s.closed && s.running == 0 {
+	if s.closed && len(s.reading) == 0 && s.receiving == 0 {
 		close(s.idle)
 	}
 }
@@ -264,7 +261,6 @@ func (s *Server) handleSnapshot(_ any, stream grpc.ServerStream) error {
 		s.mu.Unlock()
 		return grpcstream.ShuttingDown()
 	}
-	s.running++
 	s.receiving++
 	s.mu.Unlock()
 	received := make(chan error, 1)

@@ -218,6 +218,13 @@ func (d *directory) bury() {
 	}
 }
 
+// isBuried is buried for callers without the lock.
+func (d *directory) isBuried(store uint64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.buried(store)
+}
+
 func (d *directory) isRetired(store uint64) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -286,7 +286,7 @@ func (h *Host) checkAddress(store uint64, address string) error {
 		return fmt.Errorf("store %d answers at %s, so it is not at %s", store, known, address)
 	}
 	if at := h.options.Peers[store]; at != "" && at != address {
-		return fmt.Errorf("store %d is told by its Options.Peers that store %d is at %s, which wins over %s; start it with the new one", h.options.StoreID, store, at, address)
+		return fmt.Errorf("store %d was started with store %d at %s, which wins over %s; start it with the new address first", h.options.StoreID, store, at, address)
 	}
 	return nil
 }

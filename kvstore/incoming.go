@@ -44,7 +44,7 @@ type snapshotSink struct{ host *Host }
 func (s snapshotSink) CreateSnapshot(_ context.Context, message *raft_serverpb.RaftMessage) (snapshot.Writer, error) {
 	h := s.host
 	region := message.GetRegionId()
-	if !h.serving.Load() || region == 0 || region > uint64(h.options.Regions) || h.directory.isRetired(message.GetFromPeer().GetStoreId()) {
+	if !h.serving.Load() || region == 0 || region > uint64(h.options.Regions) || h.directory.isBuried(message.GetFromPeer().GetStoreId()) {
 		return nil, fmt.Errorf("store %d, region %d: %w", h.options.StoreID, region, errForeign)
 	}
 	if h.isBuried(message) {

@@ -208,7 +208,7 @@ func (w *worker) fromPeer(r *region, header etcdraft.Header) bool {
 	if peer := r.descriptor.peer(from.ID); peer != nil {
 		return peer.StoreID == from.StoreID
 	}
-	if w.host.directory.isRetired(from.StoreID) {
+	if w.host.directory.isBuried(from.StoreID) {
 		return false
 	}
 	r.heed(from)

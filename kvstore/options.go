@@ -23,8 +23,12 @@ const (
 	DefaultMaxLogBytes    = 16 << 20
 )
 
-// maxRegions keeps ids and memory sane; the log of each takes part in every tick.
-const maxRegions = 1 << 20
+// The most that Options.Regions and Options.Workers may be. The log of each region takes
+// part in every tick.
+const (
+	MaxRegions = 1 << 20
+	MaxWorkers = 256
+)
 
 // maxMaxValueSize leaves a write room in a message and in a command.
 const maxMaxValueSize = 32 << 20
@@ -166,10 +170,10 @@ func (o Options) validate() error {
 		return fmt.Errorf("kvstore: option Dir is mandatory")
 	case len(o.Peers) == 0:
 		return fmt.Errorf("kvstore: option Peers is mandatory, and includes the own store")
-	case o.Regions < 1 || o.Regions > maxRegions:
-		return fmt.Errorf("kvstore: option Regions is %d, must be from 1 to %d", o.Regions, maxRegions)
-	case o.Workers < 1 || o.Workers > 256:
-		return fmt.Errorf("kvstore: option Workers is %d, must be from 1 to 256", o.Workers)
+	case o.Regions < 1 || o.Regions > MaxRegions:
+		return fmt.Errorf("kvstore: option Regions is %d, must be from 1 to %d", o.Regions, MaxRegions)
+	case o.Workers < 1 || o.Workers > MaxWorkers:
+		return fmt.Errorf("kvstore: option Workers is %d, must be from 1 to %d", o.Workers, MaxWorkers)
 	case o.RequestTimeout < 0:
 		return fmt.Errorf("kvstore: option RequestTimeout is %v, must be positive", o.RequestTimeout)
 	case o.MaxValueSize < 1 || o.MaxValueSize > maxMaxValueSize:

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/raftmux/raftmux/internal/grpcstream"
 	"github.com/raftmux/raftmux/internal/wire"
 )
 
@@ -76,19 +77,13 @@ func (s *Sender) carry(ctx context.Context, t *transfer, address string, message
 }
 
 // open opens a stream of Snapshot, which cancel ends. It waits for as long as connecting
-// may take at most: a peer may allow no stream for now.
+// may take at most.
 func (s *Sender) open(
 	ctx context.Context, cancel context.CancelFunc, client *grpc.ClientConn, key, value string,
 ) (grpc.ClientStream, error) {
-	late := time.AfterFunc(s.options.ConnectTimeout, cancel)
 	ctx = metadata.AppendToOutgoingContext(ctx,
 		wire.SourceStoreKey, strconv.FormatUint(s.options.StoreID, 10), wire.VersionKey, wire.Version, key, value)
-	stream, err := client.NewStream(ctx, &grpc.StreamDesc{StreamName: "Snapshot", ClientStreams: true}, wire.SnapshotMethod,
-		grpc.ForceCodecV2(wire.Codec{}), grpc.MaxRetryRPCBufferSize(0))
-	if !late.Stop() {
-		return nil, fmt.Errorf("no stream within %v", s.options.ConnectTimeout)
-	}
-	return stream, err
+	return grpcstream.NewStream(ctx, cancel, s.options.ConnectTimeout, client, wire.SnapshotMethod)
 }
 
 // learn remembers whether the receiver can resume, which the headers of a stream

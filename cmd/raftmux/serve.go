@@ -58,7 +58,8 @@ run as --peers. Then tell any of those, by any Redis client,
 and each region takes the old store's peer out and fills one on the new store, by
 a snapshot, while it serves. The new store begins only when it hears of that.
 An old store that still answers, or that the others have never heard of, is taken
-for a mistake; with FORCE behind NEW-ADDRESS it is replaced all the same.
+for a mistake; with FORCE behind NEW-ADDRESS it is replaced all the same. An order
+that would leave a region without a majority is always refused.
 RAFT.PEERS REGION shows how it is; single peers are moved by RAFT.ADDLEARNER,
 RAFT.PROMOTE and RAFT.REMOVE at the region's leader.
 
@@ -119,10 +120,10 @@ func (f *serveFlags) options(log io.Writer) (kvstore.Options, error) {
 		return kvstore.Options{}, flagError("peers", f.peers, fmt.Sprintf("lacks this store, --id %d", f.id))
 	case f.dir == "":
 		return kvstore.Options{}, flagError("dir", f.dir, "is mandatory")
-	case f.regions < 1 || f.regions > 1<<20:
-		return kvstore.Options{}, flagError("regions", f.regions, "must be from 1 to 1048576")
-	case f.workers < 0 || f.workers > 256:
-		return kvstore.Options{}, flagError("workers", f.workers, "must be from 1 to 256, or 0 for the default")
+	case f.regions < 1 || f.regions > kvstore.MaxRegions:
+		return kvstore.Options{}, flagError("regions", f.regions, fmt.Sprintf("must be from 1 to %d", kvstore.MaxRegions))
+	case f.workers < 0 || f.workers > kvstore.MaxWorkers:
+		return kvstore.Options{}, flagError("workers", f.workers, fmt.Sprintf("must be from 1 to %d, or 0 for the default", kvstore.MaxWorkers))
 	case f.connections < 1:
 		return kvstore.Options{}, flagError("connections", f.connections, "must be at least 1")
 	case f.timeout <= 0:

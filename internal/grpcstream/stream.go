@@ -21,8 +21,26 @@ import (
 	"github.com/raftmux/raftmux/internal/wire"
 )
 
-// Open implements peer.Link. It waits for as long as connecting may take at most: a peer
-// may allow no stream for now.
+// NewStream opens a stream of a client-streaming method, for messages of wire.Codec. It
+// waits for timeout at most: a peer may allow no stream for now. cancel ends ctx, and is
+// still to be called; if it was called here, that is the error.
+func NewStream(
+	ctx context.Context, cancel context.CancelFunc, timeout time.Duration, client *grpc.ClientConn, method string,
+) (grpc.ClientStream, error) {
+	late := time.AfterFunc(timeout, cancel)
+	stream, err := client.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, method,
+		grpc.ForceCodecV2(wire.Codec{}),
+		// Without this gRPC keeps what was sent, to replay it on a transport of
+		// its own choice.
+		grpc.MaxRetryRPCBufferSize(0),
+	)
+	if !late.Stop() {
+		return nil, fmt.Errorf("no stream within %v", timeout)
+	}
+	return stream, err
+}
+
+// Open implements peer.Link.
 func (l *link) Open(ctx context.Context, kind peer.Kind, id wire.StreamID) (peer.Stream, error) {
 	method := wire.BatchRaftMethod
 	if kind == peer.Raft {
@@ -38,18 +56,7 @@ func (l *link) Open(ctx context.Context, kind peer.Kind, id wire.StreamID) (peer
 		md.Delete(wire.SourceStoreKey)
 	}
 	ctx, cancel := context.WithCancel(metadata.NewOutgoingContext(ctx, md))
-	timeout := l.transport.options.ConnectTimeout
-	late := time.AfterFunc(timeout, cancel)
-	inner, err := l.client.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, method,
-		grpc.ForceCodecV2(wire.Codec{}),
-		// Without this gRPC keeps what was sent, to replay it on a transport of
-		// its own choice.
-		grpc.MaxRetryRPCBufferSize(0),
-	)
-	if !late.Stop() {
-		cancel()
-		return nil, fmt.Errorf("no stream within %v", timeout)
-	}
+	inner, err := NewStream(ctx, cancel, l.transport.options.ConnectTimeout, l.client, method)
 	if err != nil {
 		cancel()
 		return nil, explain(err)

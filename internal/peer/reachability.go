@@ -45,8 +45,8 @@ func (s *Store) cameUp(g *generation) {
 	if s.reach.told != toldUp {
 		s.reach.told = toldUp
 		s.options.Reporter.StoreUp(s.id)
-		s.sayUp(g.address)
 	}
+	s.sayUp(g.address)
 }
 
 // generationEnded notes the end of a generation. If it carried messages an
